@@ -63,3 +63,16 @@ impl fmt::Debug for GenerationId {
         write!(f, "{:016X}", self.0)
     }
 }
+
+/// The generation identifiers of one disk: what v08 and v09 metadata keep, in v09's shape.
+///
+/// v08 knows one peer and two history entries: it uses `bitmap[0]` and `history[0..2]`; the rest stays empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GenerationSet {
+    /// The generation of the data on this disk; bit 0 is the Primary flag.
+    pub current: GenerationId,
+    /// Per peer (v09: by node id; v08: only entry 0), the generation it had when our bitmap for it began to count.
+    pub bitmap: [GenerationId; 32],
+    /// Generations this disk once had, youngest first.
+    pub history: [GenerationId; 32],
+}
