@@ -1,0 +1,128 @@
+//! What the configuration says of one resource, in the units the machine uses.
+
+use std::time::Duration;
+
+use crate::generation::Policies;
+use crate::metadata::layout::Placement;
+use crate::model::ids::{NodeId, VolumeNumber};
+use crate::wire::auth::{DigestAlgorithm, HmacAlgorithm};
+use crate::wire::packet::ReplicationProtocol;
+
+/// The most peers a resource may have. Protocols 86..101 are spoken with one; the machine's tables are lists so that the
+/// rules of several peers can come without changing their shape.
+pub const PEERS_MAX: usize = 1;
+
+/// A resource.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its name.
+    pub name: String,
+    /// The own host.
+    pub node_name: String,
+    /// The own node id.
+    pub node_id: NodeId,
+    /// Its volumes.
+    pub volumes: Vec<VolumeSettings>,
+    /// The other hosts.
+    pub peers: Vec<PeerSettings>,
+    /// Freeze instead of failing when no data is reachable (`on-no-data-accessible suspend-io`).
+    pub suspend_without_data: bool,
+    /// Seed of everything random: generation ids, challenges, jitter.
+    pub seed: [u8; 32],
+}
+
+/// A volume.
+#[derive(Clone, Debug)]
+pub struct VolumeSettings {
+    /// Its number.
+    pub number: VolumeNumber,
+    /// Its minor, for status.
+    pub minor: u32,
+    /// Its device name, for status.
+    pub device_name: String,
+    /// Its backing device, for status.
+    pub backing_device: Option<String>,
+    /// Where its metadata is.
+    pub placement: Placement,
+    /// `size`, sectors; 0 for none.
+    pub size_sectors: u64,
+    /// `al-extents`.
+    pub al_extents: u16,
+    /// `on-io-error`.
+    pub on_io_error: OnIoError,
+    /// `disk-flushes`: flush the disk at the end of an epoch.
+    pub disk_flushes: bool,
+    /// `md-flushes`: flush and FUA for metadata.
+    pub md_flushes: bool,
+    /// Resync controller.
+    pub resync: ResyncSettings,
+}
+
+/// The resync controller's options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResyncSettings {
+    /// `resync-rate`, KiB/s.
+    pub rate_kib: u32,
+    /// `c-plan-ahead`, tenths of a second; 0: fixed rate.
+    pub plan_ahead: u32,
+    /// `c-delay-target`, tenths of a second.
+    pub delay_target: u32,
+    /// `c-fill-target`, sectors.
+    pub fill_target: u32,
+    /// `c-max-rate`, KiB/s.
+    pub max_rate_kib: u32,
+    /// `c-min-rate`, KiB/s; 0: off.
+    pub min_rate_kib: u32,
+}
+
+/// What to do when the local disk fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnIoError {
+    /// Report the error upwards (if the peer failed too) and become Inconsistent.
+    PassOn,
+    /// Give the disk up and go on through the peer.
+    Detach,
+}
+
+/// A connection to another host.
+#[derive(Clone, Debug)]
+pub struct PeerSettings {
+    /// Its name.
+    pub name: String,
+    /// Its node id.
+    pub node_id: NodeId,
+    /// Whether our address sorts before the peer's: breaks the tie when both dial at once.
+    pub address_is_lower: bool,
+    /// `protocol`.
+    pub protocol: ReplicationProtocol,
+    /// Highest protocol version to offer (86..=101).
+    pub version_max: u32,
+    /// `cram-hmac-alg` and `shared-secret`.
+    pub authentication: Option<(HmacAlgorithm, Vec<u8>)>,
+    /// `data-integrity-alg`.
+    pub integrity: Option<DigestAlgorithm>,
+    /// `verify-alg`, compared at connect.
+    pub verify_alg: String,
+    /// `csums-alg`.
+    pub csums: Option<DigestAlgorithm>,
+    /// `use-rle`.
+    pub use_rle: bool,
+    /// `timeout`.
+    pub timeout: Duration,
+    /// `ko-count`; 0: never.
+    pub ko_count: u32,
+    /// `ping-int`.
+    pub ping_interval: Duration,
+    /// `ping-timeout`.
+    pub ping_timeout: Duration,
+    /// `connect-int`.
+    pub connect_interval: Duration,
+    /// `max-epoch-size`, writes.
+    pub epoch_writes_max: u32,
+    /// `max-buffers`, 4 KiB pages.
+    pub buffers_max: u32,
+    /// `allow-two-primaries`.
+    pub allow_two_primaries: bool,
+    /// After-split-brain policies, as sent and compared.
+    pub policies: Policies,
+}
