@@ -1,0 +1,1 @@
+//! The run length code of `CompressedBitmap`.

@@ -1,0 +1,1 @@
+//! A whole bitmap as packets.
