@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn words_after_runs_go_back_to_a_multiple_of_64() {
         // Long runs first, to an odd bit where the packet is full, then bits too dense for runs.
-        let long = |bit: usize| bit < 200_000 && (bit / 61) % 2 == 0;
+        let long = |bit: usize| bit < 200_000 && (bit / 61).is_multiple_of(2);
         let bitmap = Bitmap((0..260_000).map(|bit| long(bit) || (bit >= 200_000 && bit % 3 == 0)).collect());
         let packets = packets(&bitmap, 101, true);
         let plain = packets.iter().position(|packet| matches!(packet, Packet::Bitmap(_))).unwrap();

@@ -43,10 +43,7 @@ impl Streams {
     /// Whether `stream` is one of them.
     #[must_use]
     pub const fn contains(self, stream: Stream) -> bool {
-        matches!(
-            (self, stream),
-            (Self::Both, _) | (Self::Data, Stream::Data) | (Self::Meta, Stream::Meta)
-        )
+        matches!((self, stream), (Self::Both, _) | (Self::Data, Stream::Data) | (Self::Meta, Stream::Meta))
     }
 }
 
@@ -255,9 +252,7 @@ impl Command {
         match self.body() {
             Body::Exact(bytes) => exact(bytes),
             Body::Between(min, max) => LengthRule { min, max },
-            Body::Blocks => {
-                LengthRule { min: 24 + digest, max: 24 + digest + data_bytes_max(version) }
-            }
+            Body::Blocks => LengthRule { min: 24 + digest, max: 24 + digest + data_bytes_max(version) },
             Body::BitmapPiece(min) => LengthRule { min, max: page },
             Body::Protocol if version < 87 => exact(24),
             Body::Protocol => LengthRule { min: 25, max: 24 + NAME_BYTES_MAX },

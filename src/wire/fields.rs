@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::command::Command;
+use super::command::{Command, NAME_BYTES_MAX};
 use super::error::WireError;
 
 /// The head of one packet, read from front to back.
@@ -57,11 +57,12 @@ impl Fields {
         std::mem::take(&mut self.rest)
     }
 
-    /// A name in a field of `count` bytes, ended by a zero or by the end of the field.
+    /// A name in a field of `count` bytes, ended by a zero, by the end of the field, or where a name must end. What no name
+    /// holds becomes `?`: the result equals none of ours and is safe to print.
     pub(super) fn name(&mut self, count: usize) -> Result<String, WireError> {
         let field = self.bytes(count)?;
-        let name = field.split(|&byte| byte == 0).next().unwrap_or_default();
-        Ok(String::from_utf8_lossy(name).into_owned())
+        let name = field.iter().take(NAME_BYTES_MAX as usize - 1).take_while(|&&byte| byte != 0);
+        Ok(name.map(|&byte| if byte.is_ascii_graphic() { byte.into() } else { '?' }).collect())
     }
 
     /// A name that fills the rest of the packet.

@@ -22,8 +22,7 @@ pub struct ConnectionFeatures {
 
 impl ConnectionFeatures {
     /// What we speak.
-    pub const OURS: Self =
-        Self { protocol_min: PROTOCOL_MIN, features: Features::OURS, protocol_max: PROTOCOL_MAX };
+    pub const OURS: Self = Self { protocol_min: PROTOCOL_MIN, features: Features::OURS, protocol_max: PROTOCOL_MAX };
 
     /// What two nodes speak with each other: the highest version of both, the features that both have.
     pub fn agree(&self, peer: &Self) -> Result<(u32, Features), WireError> {

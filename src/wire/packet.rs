@@ -221,8 +221,7 @@ impl Packet {
     #[must_use]
     pub fn supported(&self, version: u32, features: Features) -> bool {
         self.command(version).is_some_and(|command| {
-            command.precedes_agreement()
-                || (version >= command.version_min() && features.contains(command.features()))
+            command.precedes_agreement() || (version >= command.version_min() && features.contains(command.features()))
         })
     }
 
@@ -248,13 +247,7 @@ impl Packet {
     /// For [`Packet::Ignored`]; in debug builds also for a packet that is not [`supported`](Self::supported) and for a
     /// length that the receiver would refuse. The caller decides what to send by what was agreed, so these are our
     /// mistakes.
-    pub fn encode(
-        &self,
-        version: u32,
-        features: Features,
-        volume: VolumeNumber,
-        out: &mut BytesMut,
-    ) -> Option<Bytes> {
+    pub fn encode(&self, version: u32, features: Features, volume: VolumeNumber, out: &mut BytesMut) -> Option<Bytes> {
         let command = self.command(version).expect("what was ignored on receipt is never sent");
         debug_assert!(self.supported(version, features), "{command} is not part of version {version}");
         let version = if command.precedes_agreement() { PROTOCOL_BEFORE_AGREEMENT } else { version };

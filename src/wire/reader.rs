@@ -98,7 +98,8 @@ impl PacketReader {
         self.stream
     }
 
-    /// From the next packet on, `version` and `features` are in force.
+    /// From the next packet on, `version` and `features` are in force. On a stream that we accepted, to be called after
+    /// its first packet has been read.
     pub fn agree(&mut self, version: u32, features: Features) {
         self.dialect.version = version;
         self.dialect.features = features;
@@ -333,7 +334,9 @@ impl PacketReader {
 
 /// Whether these bytes begin a packet that names the stream.
 fn is_first_packet(header: &[u8]) -> bool {
-    Header::decode(header, PROTOCOL_BEFORE_AGREEMENT).is_ok_and(|header| {
-        [Command::InitialMeta.number(), Command::InitialData.number()].contains(&header.command.0)
-    })
+    Header::decode(header, PROTOCOL_BEFORE_AGREEMENT)
+        .is_ok_and(|header| [Command::InitialMeta.number(), Command::InitialData.number()].contains(&header.command.0))
 }
+
+#[cfg(test)]
+mod tests;

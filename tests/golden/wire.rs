@@ -3,7 +3,6 @@
 //! `data/wire/` holds conversations of two in-kernel DRBD 8.4.11 nodes (or of one with a test program of an older version).
 //! Addresses: 10.99.0.2 and 10.99.0.3 are kernels.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -329,13 +328,212 @@ fn every_captured_packet_is_read_in_any_chunks_and_written_back_alike() {
 }
 
 #[test]
-fn print_counts() {
-    for file in FILES {
+fn both_nodes_sign_with_the_shared_secret() {
+    for (file, algorithm) in [
+        ("01-handshake-auth-full-sync.pcap", HmacAlgorithm::Sha1),
+        ("19-two-volumes-sha256.pcap", HmacAlgorithm::Sha256),
+    ] {
         let capture = read(file);
-        let mut counts = BTreeMap::new();
-        for seen in &capture.seen {
-            *counts.entry((seen.sender, seen.packet.command(capture.version).unwrap().name())).or_insert(0) += 1;
+        let of = |sender, pick: fn(&Packet) -> Option<Bytes>| capture.from(sender).find_map(pick).unwrap();
+        for (node, peer) in [(2, 3), (3, 2)] {
+            let challenge = of(peer, |packet| match packet {
+                Packet::AuthChallenge(bytes) => Some(bytes.clone()),
+                _ => None,
+            });
+            let response = of(node, |packet| match packet {
+                Packet::AuthResponse(bytes) => Some(bytes.clone()),
+                _ => None,
+            });
+            assert_eq!(hmac(algorithm, b"tandem", &challenge), response, "{file}, node {node}");
         }
-        println!("{file} {counts:?}");
     }
+}
+
+#[test]
+fn a_short_outage_leaves_four_bits_on_both_sides() {
+    let capture = read("07-short-outage-bitmap-resync.pcap");
+    for node in [2, 3] {
+        let (bitmap, packets) = bitmap(&capture, node, 16374);
+        assert_eq!(bitmap.set_bits(), [100, 101, 102, 777]);
+        assert_eq!(sent(&bitmap, 101, true), packets);
+    }
+    let requests: Vec<_> = capture
+        .from(3)
+        .filter_map(|packet| match packet {
+            Packet::ResyncDataRequest(request) => Some((request.sector, request.bytes)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(requests, [(Sector(800), 3 * 4096), (Sector(777 * 8), 4096)]);
+}
+
+#[test]
+fn plain_bitmaps_of_several_packets_are_cut_as_the_kernel_cuts_them() {
+    let capture = read("20-bitmap-plain-several-packets.pcap");
+    for node in [2, 3] {
+        let (bitmap, packets) = bitmap(&capture, node, 262_127);
+        assert_eq!(bitmap.set_bits().len(), 8);
+        assert_eq!(sent(&bitmap, 101, false), packets);
+        assert_eq!(packets.len(), 10);
+    }
+}
+
+#[test]
+fn mixed_bitmaps_are_cut_as_the_kernel_cuts_them() {
+    let capture = read("21-bitmap-mixed-several-packets.pcap");
+    for node in [2, 3] {
+        let (bitmap, packets) = bitmap(&capture, node, 262_127);
+        assert_eq!(bitmap.set_bits().len(), 69_336);
+        let plain: Vec<bool> = packets.iter().map(|packet| matches!(packet, Packet::Bitmap(_))).collect();
+        assert_eq!(plain, [true, true, false, true, false]);
+        assert_eq!(sent(&bitmap, 101, true), packets);
+    }
+}
+
+#[test]
+fn a_plain_bitmap_of_an_old_version_reads_as_all_set() {
+    let capture = read("16-version-88-h80.pcap");
+    for node in [1, 2] {
+        let (bitmap, packets) = bitmap(&capture, node, 32);
+        assert_eq!(bitmap.set_bits().len(), 32);
+        assert_eq!(sent(&bitmap, 88, true), packets);
+    }
+}
+
+#[test]
+fn integrity_digests_cover_the_payload() {
+    let capture = read("12-data-integrity-crc32c.pcap");
+    let mut writes = 0;
+    for packet in capture.from(2) {
+        if let Packet::Data(data) = packet {
+            assert_eq!(data.digest, digest(DigestAlgorithm::Crc32c, &data.payload));
+            assert_eq!(data.payload.len(), 4096);
+            writes += 1;
+        }
+    }
+    assert_eq!((writes, capture.count(Command::Trim)), (4, 1));
+}
+
+#[test]
+fn the_protocol_decides_which_acks_are_asked_for() {
+    let cases = [
+        ("04-writes-protocol-c.pcap", DataFlags::SEND_WRITE_ACK, Command::WriteAck, 9),
+        ("05-writes-protocol-b.pcap", DataFlags::SEND_RECEIVE_ACK, Command::RecvAck, 9),
+        ("06-writes-protocol-a.pcap", DataFlags::NONE, Command::WriteAck, 0),
+    ];
+    let both = DataFlags::SEND_WRITE_ACK.with(DataFlags::SEND_RECEIVE_ACK);
+    for (file, flag, ack, acks) in cases {
+        let capture = read(file);
+        assert_eq!(capture.count(ack), acks, "{file}");
+        let mut acked = 0;
+        for Seen { packet, .. } in &capture.seen {
+            match packet {
+                Packet::Data(data) => assert_eq!(data.flags.0 & both.0, flag.0, "{file}"),
+                Packet::BarrierAck { writes, .. } => acked += writes,
+                _ => {}
+            }
+        }
+        assert_eq!(acked as usize, capture.count(Command::Data), "{file}: barrier acks count every write");
+    }
+}
+
+#[test]
+fn discards_and_zeroes_are_told_apart() {
+    let capture = read("11-trim-zeroes.pcap");
+    for packet in capture.from(2) {
+        match packet {
+            Packet::Trim(trim) => {
+                assert_eq!((trim.sector, trim.bytes, trim.flags), (Sector(2048), 65536, DataFlags(0x142)));
+            }
+            Packet::Zeroes(zeroes) => {
+                assert_eq!((zeroes.sector, zeroes.bytes, zeroes.flags), (Sector(4096), 65536, DataFlags(0x502)));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((capture.count(Command::Trim), capture.count(Command::Zeroes)), (1, 1));
+}
+
+#[test]
+fn verify_finds_the_two_changed_blocks() {
+    let capture = read("10-online-verify-differences.pcap");
+    let mut different = Vec::new();
+    for packet in capture.from(2) {
+        if let Packet::OnlineVerifyResult(result) = packet {
+            match result.block_id {
+                BlockId::IN_SYNC => {}
+                BlockId::OUT_OF_SYNC => different.push(result.sector.block().0),
+                other => panic!("no verdict: {other:?}"),
+            }
+        }
+    }
+    assert_eq!(different, [17, 18]);
+    assert_eq!(capture.count(Command::OnlineVerifyReply), 256);
+}
+
+#[test]
+fn checksum_resync_sends_only_what_differs() {
+    let capture = read("03-csum-resync.pcap");
+    assert_eq!(capture.count(Command::ChecksumResyncRequest), 139);
+    assert_eq!((capture.count(Command::ResyncIsInSync), capture.count(Command::ResyncDataReply)), (138, 1));
+    for packet in capture.from(3) {
+        if let Packet::ChecksumResyncRequest { request, digest } = packet {
+            assert_eq!((request.block_id, digest.len()), (BlockId::RESYNC, 4));
+        }
+    }
+}
+
+#[test]
+fn thin_resync_answers_zero_blocks_without_data() {
+    let capture = read("02-thin-full-sync.pcap");
+    assert_eq!(capture.count(Command::ThinResyncRequest), 256);
+    assert_eq!((capture.count(Command::ResyncDeallocated), capture.count(Command::ResyncDataReply)), (254, 2));
+}
+
+#[test]
+fn ahead_marks_instead_of_sending() {
+    let capture = read("14-ahead-behind.pcap");
+    assert_eq!((capture.count(Command::Data), capture.count(Command::OutOfSync)), (1, 39));
+}
+
+#[test]
+fn skipping_the_initial_sync_is_a_flag_of_the_generations() {
+    let capture = read("15-skip-initial-sync.pcap");
+    let flagged = capture.from(2).filter(|packet| {
+        matches!(packet, Packet::Uuids(uuids) if uuids.flags.contains(UuidFlags::SKIP_INITIAL_SYNC) && uuids.dirty_bits == 0)
+    });
+    assert_eq!(flagged.count(), 1);
+}
+
+#[test]
+fn epochs_span_volumes_and_are_numbered_on_volume_0() {
+    let capture = read("19-two-volumes-sha256.pcap");
+    let mut written = Vec::new();
+    for seen in &capture.seen {
+        match seen.packet {
+            Packet::Data(_) => written.push(seen.volume.0),
+            Packet::Barrier(_) | Packet::BarrierAck { .. } => assert_eq!(seen.volume.0, 0),
+            _ => {}
+        }
+    }
+    written.sort_unstable();
+    assert_eq!(written, [0, 1]);
+}
+
+#[test]
+fn the_configuration_of_a_fresh_node_reads_as_documented() {
+    let capture = read("01-handshake-auth-full-sync.pcap");
+    let mut conversation = capture.from(3).skip_while(|packet| !matches!(packet, Packet::Protocol(_)));
+    let Some(Packet::Protocol(protocol)) = conversation.next() else { panic!("P_PROTOCOL") };
+    assert_eq!((protocol.protocol.to_string(), protocol.integrity_alg.as_str()), ("C".into(), ""));
+    assert_eq!(protocol.after_sb_0pri.to_string(), "disconnect");
+    let Some(Packet::SyncParam(param)) = conversation.next() else { panic!("P_SYNC_PARAM89") };
+    assert_eq!((param.resync_rate, param.c_plan_ahead, param.c_max_rate), (250, 20, 102_400));
+    let Some(Packet::Sizes(sizes)) = conversation.next() else { panic!("P_SIZES") };
+    assert_eq!((sizes.u_size, sizes.max_bio_size), (256, 1 << 20));
+    assert!(sizes.limits.is_some_and(|limits| limits.discard_enabled && !limits.write_same_capable));
+    let Some(Packet::Uuids(uuids)) = conversation.next() else { panic!("P_UUIDS") };
+    assert!(uuids.current.is_just_created());
+    let Some(Packet::State(state)) = conversation.next() else { panic!("P_STATE") };
+    assert_eq!(state.conn(), 8, "the first state is older than the connection");
 }
