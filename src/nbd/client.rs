@@ -1,0 +1,1 @@
+//! A small client: opens an export with `GO`, asks for structured replies, lives without them.
