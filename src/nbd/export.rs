@@ -61,3 +61,34 @@ pub trait Catalogue {
     /// The export of that name; the empty name asks for the default export, if there is one.
     fn find(&self, name: &str) -> Option<Export>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_follow_from_the_facts() {
+        let plain = Export {
+            name: String::new(),
+            description: String::new(),
+            bytes: 0,
+            read_only: false,
+            rotational: false,
+            may_trim: false,
+            may_write_zeroes: false,
+            multi_conn: false,
+            refusal: None,
+        };
+        let check = |export: Export, expected: &str| {
+            assert_eq!(TransmissionFlags(export.transmission_flags()).to_string(), expected);
+        };
+        check(plain.clone(), "HAS_FLAGS|SEND_FLUSH|SEND_FUA|SEND_CACHE");
+        let rich = Export { may_trim: true, may_write_zeroes: true, rotational: true, multi_conn: true, ..plain };
+        check(
+            rich.clone(),
+            "HAS_FLAGS|SEND_FLUSH|SEND_FUA|ROTATIONAL|SEND_TRIM|SEND_WRITE_ZEROES|CAN_MULTI_CONN|SEND_CACHE|SEND_FAST_ZERO",
+        );
+        let read_only = Export { read_only: true, rotational: false, ..rich };
+        check(read_only, "HAS_FLAGS|READ_ONLY|SEND_FLUSH|SEND_FUA|CAN_MULTI_CONN|SEND_CACHE");
+    }
+}

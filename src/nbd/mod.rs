@@ -28,7 +28,7 @@ pub mod transmission;
 pub mod validate;
 pub mod wire;
 
-
+pub use client::{Client, ClientError, ClientEvent};
 pub use export::{Catalogue, Export};
 pub use session::{CloseReason, Command, CommandKind, Limits, Output, Reply, Session, Wants};
 pub use wire::NbdErrno;

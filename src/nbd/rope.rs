@@ -27,6 +27,16 @@ impl Rope {
         self.bytes
     }
 
+    /// Copies the first `N` bytes and leaves them where they are, if there are so many.
+    pub(super) fn peek_array<const N: usize>(&self) -> Option<[u8; N]> {
+        let mut array = [0; N];
+        let mut bytes = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        for place in &mut array {
+            *place = *bytes.next()?;
+        }
+        Some(array)
+    }
+
     /// Takes the first `N` bytes by value, if there are so many.
     pub(super) fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
         if self.bytes < N {
@@ -129,6 +139,7 @@ mod tests {
         let mut rope = rope(&["ab", "", "c", "defg"]);
         assert_eq!(rope.take(8), None);
         assert_eq!(rope.take(5).as_deref(), Some(&b"abcde"[..]));
+        assert_eq!((rope.peek_array::<2>(), rope.peek_array::<3>()), (Some(*b"fg"), None));
         assert_eq!(rope.take_array::<2>(), Some(*b"fg"));
         assert_eq!((rope.len(), rope.take(0).as_deref(), rope.take(1)), (0, Some(&b""[..]), None));
     }

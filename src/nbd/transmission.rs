@@ -18,9 +18,7 @@ use super::negotiation::Step;
 use super::rope::Rope;
 use super::session::{CloseReason, Limits, Output};
 use super::validate::{Admitted, Refused, validate};
-use super::wire::{
-    ChunkFlags, ChunkHeader, ChunkKind, CommandNumber, NbdErrno, RequestHeader, SimpleReply, clip,
-};
+use super::wire::{ChunkFlags, ChunkHeader, ChunkKind, CommandNumber, NbdErrno, RequestHeader, SimpleReply, clip};
 
 /// The slot of a command that gets no reply. Replying to it encodes nothing.
 pub const NO_SLOT: u32 = u32::MAX;

@@ -527,3 +527,55 @@ pub fn clip(text: &str) -> &str {
     }
     text.get(..end).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_have_their_sizes_and_come_back() {
+        fn check<T: PartialEq + std::fmt::Debug>(
+            header: T,
+            encode: impl Fn(&T, &mut Vec<u8>),
+            decode: impl Fn(&mut &[u8]) -> Result<T, DecodeError>,
+            size: usize,
+        ) {
+            let mut bytes = Vec::new();
+            encode(&header, &mut bytes);
+            assert_eq!(bytes.len(), size);
+            assert_eq!(decode(&mut &bytes[..]), Ok(header));
+            assert!(matches!(decode(&mut &bytes[..size - 1]), Err(DecodeError::Short { .. })));
+            bytes[0] ^= 1;
+            assert!(matches!(decode(&mut &bytes[..]), Err(DecodeError::Magic { .. })));
+        }
+        let greeting = Greeting { flags: HandshakeFlags(3) };
+        check(greeting, |h, out| h.encode(out), |b| Greeting::decode(b), Greeting::BYTES);
+        let option = OptionHeader { kind: OptionKind::GO, bytes: 7 };
+        check(option, |h, out| h.encode(out), |b| OptionHeader::decode(b), OptionHeader::BYTES);
+        let reply = OptionReplyHeader { option: OptionKind::GO, reply: OptionReplyKind::ERR_POLICY, bytes: 9 };
+        check(reply, |h, out| h.encode(out), |b| OptionReplyHeader::decode(b), OptionReplyHeader::BYTES);
+        let (flags, command) = (CommandFlags::FUA, CommandNumber::WRITE);
+        let request = RequestHeader { flags, command, cookie: 1 << 63, offset: 1 << 40, bytes: 512 };
+        check(request, |h, out| h.encode(out), |b| RequestHeader::decode(b), RequestHeader::BYTES);
+        let simple = SimpleReply { errno: 5, cookie: 6 };
+        check(simple, |h, out| h.encode(out), |b| SimpleReply::decode(b), SimpleReply::BYTES);
+        let chunk = ChunkHeader { flags: ChunkFlags::DONE, kind: ChunkKind::ERROR, cookie: 2, bytes: 6 };
+        check(chunk, |h, out| h.encode(out), |b| ChunkHeader::decode(b), ChunkHeader::BYTES);
+    }
+
+    #[test]
+    fn unknown_numbers_and_bits_stay_printable() {
+        assert_eq!(OptionKind(99).to_string(), "unknown 0x63");
+        assert_eq!(NbdErrno::ENOSPC.to_string(), "ENOSPC");
+        assert_eq!(CommandFlags(0).to_string(), "none");
+        assert_eq!(CommandFlags(0x8001).to_string(), "FUA|0x8000");
+        assert_eq!(CommandFlags(0x8000).to_string(), "0x8000");
+    }
+
+    #[test]
+    fn a_long_text_is_clipped_between_characters() {
+        let text = format!("x{}", "\u{e9}".repeat(3000));
+        assert_eq!(clip(&text).len(), 4095);
+        assert_eq!(clip("short"), "short");
+    }
+}
