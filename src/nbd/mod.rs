@@ -20,6 +20,7 @@
 pub mod client;
 pub mod export;
 pub mod negotiation;
+mod numbers;
 mod rope;
 pub mod session;
 #[cfg(test)]
