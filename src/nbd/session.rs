@@ -6,7 +6,7 @@
 //! reading while the client does not take what was sent: bad requests are answered at once, without a slot.
 //!
 //! Memory per session, with the default [`Limits`]: a payload being received (32 MiB, for a moment twice when it came
-//! in pieces), payloads of commands in flight (128 MiB, and one payload more), 1024 slots of 32 bytes, one option
+//! in pieces), payloads of commands in flight (128 MiB, and one payload more), 1024 slots of 40 bytes, one option
 //! (16 KiB), and whatever chunks the caller pushes beyond what was asked for. A payload keeps the whole chunk it lies in.
 //!
 //! Not here: the two phases themselves (`negotiation`, `transmission`).

@@ -92,10 +92,13 @@ fn an_error_chunk_wins_over_data() {
 #[test]
 fn a_server_that_answers_wrongly_is_found_out() {
     let twice = then("668e33ef 0000 0001 0000000000000007 00000208 0000000000000200", 4, 512);
+    let whole = then("668e33ef 0000 0001 0000000000000007 00000408 0000000000000200", 4, 1024);
+    let overlap = then("668e33ef 0000 0001 0000000000000007 00000009 0000000000000201", 4, 1);
     let table = [
         (then("668e33ef 0001 0001 0000000000000007 00000208 0000000000000200", 4, 512), ClientError::MissingData(7)),
         (then("668e33ef 0001 0001 0000000000000007 00000208 0000000000000600", 4, 512), ClientError::UnwantedData(7)),
         (format!("{twice} {twice}"), ClientError::UnwantedData(7)),
+        (format!("{whole} {overlap}"), ClientError::UnwantedData(7)),
         ("668e33ef 0001 0001 0000000000000007 ffffffff".to_owned(), ClientError::BadLength(u32::MAX)),
         ("668e33ef 0001 8001 0000000000000007 00000006 00000005 0003".to_owned(), ClientError::BadLength(6)),
         ("668e33ef 0001 0009 0000000000000007 00000000".to_owned(), ClientError::UnknownChunk(wire::ChunkKind(9))),

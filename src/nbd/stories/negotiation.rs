@@ -80,6 +80,11 @@ fn transcripts_of_negotiation() {
           0003e889045565a9 00000008 00000001 00000000",
         ),
         (
+            "and one that is too small",
+            "'IHAVEOPT' 00000007 0000000c 00000004 'data' 0000 0003",
+            "0003e889045565a9 00000007 80000003 00000036 'the lengths inside the option do not add up to its own'",
+        ),
+        (
             "so is a name that is longer than its option",
             "'IHAVEOPT' 00000007 0000000a ffffffff 'data' 0000",
             "0003e889045565a9 00000007 80000003 00000036 'the lengths inside the option do not add up to its own'",
@@ -183,4 +188,13 @@ fn a_long_name_is_refused() {
     data.put_u16(0);
     let out = feed(&mut session, option(OptionKind::GO, &data));
     assert_eq!(sent(&out)[12..16], hex("80000003")[..]);
+}
+
+#[test]
+fn the_last_option_allowed_may_open() {
+    let mut session = session();
+    feed(&mut session, hex("00000003"));
+    feed(&mut session, option(OptionKind::STRUCTURED_REPLY, b"").repeat(255));
+    feed(&mut session, option(OptionKind::EXPORT_NAME, b"data"));
+    assert!(session.export().is_some());
 }

@@ -83,8 +83,11 @@ fn a_write_that_is_too_large_is_thrown_away_or_ends_the_session() {
         assert_eq!(feed(&mut session, piece.clone()), []);
     }
     assert_eq!(sent(&feed(&mut session, piece)), hex("67446698 00000016 0000000000000009"));
-    let out = feed(&mut session, request(CommandNumber::WRITE, CommandFlags::NONE, 9, 0, u32::MAX));
-    assert_eq!(closed(&out), &CloseReason::PayloadTooLong { bytes: u32::MAX });
+    for bytes in [(64 << 20) + 1, u32::MAX] {
+        let mut session = opened(false);
+        let out = feed(&mut session, request(CommandNumber::WRITE, CommandFlags::NONE, 9, 0, bytes));
+        assert_eq!(closed(&out), &CloseReason::PayloadTooLong { bytes });
+    }
 }
 
 #[test]
