@@ -1,0 +1,3 @@
+//! Bytes and texts that others wrote, read and written by us.
+
+mod wire;
