@@ -1,0 +1,531 @@
+//! The superblock: what a disk says about itself and its peers, v08 and v09.
+//!
+//! 4096 bytes, big-endian, reserved bytes zero. The first 0x70 bytes of v09:
+//!
+//! ```text
+//! 00  agreed size            08  current generation     10  members               18  reserved (3 x 8)
+//! 30  device uuid            38  flags      3c  magic   40  md size    44  al at  48  al slots  4c  bm at
+//! 50  bytes per bit          54  max bio    58  slots   5c  node id    60  stripes   64  size   68  reserved
+//! 70  32 peers of 32 bytes: bitmap generation, dagtag, flags, bitmap index, reserved (2 x 4)
+//! 470 32 history generations
+//! ```
+//!
+//! v08 keeps current, bitmap and two history generations at 08, the device uuid at 28, and the stripes at 58.
+//!
+//! There is one copy and no checksum. A torn write of the block leaves some of its 512-byte sectors old and some new:
+//! each field is whole, and all fields up to the entry of peer 11 are of one write, but the entries of peers above
+//! and the history may be older or newer than those. A torn write over something else leaves what was there. So a
+//! superblock read from disk is [unverified](UnverifiedSuperblock) until its fields have been compared with what the
+//! device demands, and with each other; no check can find an old but sound history.
+//!
+//! Invariants: a [`Superblock`] that came from `judge` agrees with its [`Layout`]; re-encoding what was decoded gives
+//! the same bytes if the reserved ones were zero.
+//!
+//! Not here: when the flags and generations change, and the configured node id (see [`Superblock::check_node`]).
+
+use bytes::{Buf, BufMut};
+use thiserror::Error;
+
+use super::METADATA_BLOCK_BYTES;
+pub use super::flags::{DeviceFlags, PeerFlags};
+pub use super::layout::superblock_offset;
+use super::layout::{Format, Layout, LayoutError, PEERS_MAX, Placement, Striping};
+use crate::model::generation_id::{GenerationId, GenerationSet};
+use crate::model::ids::NodeId;
+use crate::model::units::{BLOCK_BYTES, SECTOR_BYTES};
+
+/// v08, activity log known to be applied (if AL_CLEAN is set as well).
+const MAGIC_V08: u32 = 0x8374_026B;
+/// v08 as an attached DRBD 8.4 writes it.
+const MAGIC_V08_UNCLEAN: u32 = 0x8374_026C;
+const MAGIC_V09: u32 = 0x8374_026D;
+/// Where both formats have their magic.
+const MAGIC_AT: usize = 0x3C;
+/// What a fresh superblock says about the activity log's slots.
+const AL_EXTENTS_FRESH: u32 = 257;
+/// Entries in the peer table.
+pub const PEER_ENTRIES: usize = 32;
+
+/// What v09 keeps for each node id besides the bitmap generation, which is in `generations.bitmap`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerEntry {
+    /// Position in the write stream when the bitmap generation was set, in sectors.
+    pub bitmap_dagtag: u64,
+    /// Flags of this peer. Unused in v08.
+    pub flags: PeerFlags,
+    /// Which slot of the bitmap belongs to this peer; `None` if no slot does.
+    pub bitmap_index: Option<u32>,
+}
+
+/// All fields of either format; those a format lacks have their defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Which format it has on disk.
+    pub format: Format,
+    /// The last size agreed with the peers, in sectors; 0 before the first agreement.
+    pub effective_size_sectors: u64,
+    /// Current, bitmap and history generations. v08 uses `bitmap[0]` and two entries of history.
+    pub generations: GenerationSet,
+    /// v09: bit mask of the nodes in the last quorum partition; 0 when not recorded.
+    pub members: u64,
+    /// A free identifier; usually 0.
+    pub device_uuid: u64,
+    /// Flags as they are on disk. In v08 the peer's flags are among them; see [`Superblock::peer_flag`].
+    pub flags: DeviceFlags,
+    /// Sectors of the whole metadata area.
+    pub md_size_sectors: u32,
+    /// Activity log relative to the superblock, in sectors.
+    pub al_offset_sectors: i32,
+    /// Slots of the activity log in use (al-extents).
+    pub al_nr_extents: u32,
+    /// Bitmap relative to the superblock, in sectors.
+    pub bm_offset_sectors: i32,
+    /// Bytes of data for each bit.
+    pub bytes_per_bit: u32,
+    /// The largest request agreed with the peer, in bytes; may be 0.
+    pub la_peer_max_bio_size: u32,
+    /// Slots in the bitmap; 1 in v08.
+    pub max_peers: u32,
+    /// v09: own node id, once assigned.
+    pub node_id: Option<NodeId>,
+    /// Shape of the activity log.
+    pub striping: Striping,
+    /// By node id. v08 has no table: its one peer is entry 0, which owns slot 0.
+    pub peers: [PeerEntry; PEER_ENTRIES],
+    /// v08: the magic says "attached, activity log not applied".
+    pub unclean_magic: bool,
+}
+
+/// Why a block is no superblock, or one that must not be used on this device.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SuperblockError {
+    /// Fewer than 4096 bytes.
+    #[error("a superblock has 4096 bytes, found {found}")]
+    Length {
+        /// How many there were.
+        found: usize,
+    },
+    /// None of the known magics.
+    #[error("no valid metadata found (magic {magic:#010x})")]
+    NoMetadata {
+        /// What is where the magic should be.
+        magic: u32,
+    },
+    /// A field is not what this device demands.
+    #[error("{format} {field}: expected {expected}, found {found}")]
+    Field {
+        /// Format of the superblock.
+        format: Format,
+        /// Name of the field.
+        field: &'static str,
+        /// What it has to be.
+        expected: i64,
+        /// What it is.
+        found: i64,
+    },
+    /// A field is outside its limits.
+    #[error("{format} {field}: expected {min} to {max}, found {found}")]
+    Range {
+        /// Format of the superblock.
+        format: Format,
+        /// Name of the field.
+        field: &'static str,
+        /// The least it may be.
+        min: i64,
+        /// The most it may be.
+        max: i64,
+        /// What it is.
+        found: i64,
+    },
+    /// A field of the peer table is outside its limits.
+    #[error("v09 bitmap_index of peer {peer}: expected {min} to {max}, found {found}")]
+    BitmapIndex {
+        /// Whose entry.
+        peer: usize,
+        /// The least it may be.
+        min: i32,
+        /// The most it may be.
+        max: i32,
+        /// What it is.
+        found: i32,
+    },
+    /// Clearing bits for one peer would clear those of another.
+    #[error("v09 peers {first} and {second} both claim bitmap slot {slot}")]
+    SharedSlot {
+        /// One owner.
+        first: usize,
+        /// The other.
+        second: usize,
+        /// What they share.
+        slot: u32,
+    },
+    /// The device cannot have such metadata at all.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The disk belongs to another node.
+    #[error("node id: configured {configured}, found {found}")]
+    NodeId {
+        /// From the configuration.
+        configured: NodeId,
+        /// From the disk.
+        found: NodeId,
+    },
+    /// All slots of the bitmap belong to peers that are not configured.
+    #[error("bitmap slots: {needed} needed for the configured peers, {free} free of {max_peers}")]
+    NoFreeSlot {
+        /// Configured peers without a slot.
+        needed: usize,
+        /// Slots nobody owns.
+        free: usize,
+        /// Slots in all.
+        max_peers: u32,
+    },
+}
+
+/// A block with the right magic; nothing in it has been compared with anything yet.
+#[derive(Clone, Debug)]
+pub struct UnverifiedSuperblock {
+    /// All that fits the type; `node_id` and `bitmap_index` are still missing.
+    fields: Superblock,
+    node_id: i32,
+    bitmap_indexes: [i32; PEER_ENTRIES],
+}
+
+impl UnverifiedSuperblock {
+    /// Finds out the format and takes the fields apart.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SuperblockError> {
+        let block = bytes.first_chunk::<METADATA_BLOCK_BYTES>();
+        let block = block.ok_or(SuperblockError::Length { found: bytes.len() })?;
+        match (&block[MAGIC_AT..]).get_u32() {
+            MAGIC_V08 => Ok(decode_v08(block, false)),
+            MAGIC_V08_UNCLEAN => Ok(decode_v08(block, true)),
+            MAGIC_V09 => Ok(decode_v09(block)),
+            magic => Err(SuperblockError::NoMetadata { magic }),
+        }
+    }
+
+    /// Which format the magic names.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.fields.format
+    }
+
+    /// Compares all fields with what a device of `device_bytes` bytes demands; what drbdmeta or the kernel would refuse
+    /// is refused, except that the activity log need not be clean.
+    pub fn judge(self, placement: Placement, device_bytes: u64) -> Result<(Superblock, Layout), SuperblockError> {
+        let Self { mut fields, node_id, bitmap_indexes } = self;
+        // A device of its own may have grown since: the area is what it was made for.
+        let stated_bytes = u64::from(fields.md_size_sectors) * SECTOR_BYTES;
+        let area_bytes = match placement {
+            Placement::FlexibleExternal => device_bytes.min(stated_bytes),
+            Placement::Internal | Placement::Indexed(_) => device_bytes,
+        };
+        let layout = Layout::compute_coarse(
+            fields.format,
+            placement,
+            area_bytes,
+            fields.max_peers,
+            fields.striping,
+            fields.bytes_per_bit,
+        )?;
+        judge_offsets(&fields, &layout)?;
+        judge_agreed_size(&fields, &layout)?;
+        if fields.format == Format::V09 {
+            fields.node_id = judge_node_id(node_id)?;
+            for (peer, (entry, index)) in fields.peers.iter_mut().zip(bitmap_indexes).enumerate() {
+                entry.bitmap_index = judge_bitmap_index(peer, index, fields.max_peers, fields.node_id)?;
+            }
+            judge_owners(&fields.peers)?;
+        }
+        Ok((fields, layout))
+    }
+}
+
+impl Superblock {
+    /// What create-md writes: data unrelated to anything, clean, no agreed size.
+    #[must_use]
+    pub fn fresh(layout: &Layout) -> Self {
+        let mut superblock = blank(layout.format);
+        superblock.generations.current = GenerationId::JUST_CREATED;
+        superblock.flags = DeviceFlags::AL_CLEAN;
+        superblock.al_nr_extents = AL_EXTENTS_FRESH;
+        superblock.move_to(layout);
+        superblock
+    }
+
+    /// Takes over all that the place decides.
+    pub fn move_to(&mut self, layout: &Layout) {
+        self.md_size_sectors = layout.md_size_sectors;
+        self.al_offset_sectors = layout.al_offset_sectors;
+        self.bm_offset_sectors = layout.bm_offset_sectors;
+        self.bytes_per_bit = layout.bytes_per_bit;
+        self.max_peers = layout.max_peers;
+        self.striping = layout.striping;
+    }
+
+    /// Whether a kernel would attach this disk without `apply-al`.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.flags.contains(DeviceFlags::AL_CLEAN) && !self.unclean_magic
+    }
+
+    /// Marks the activity log as applied (or, while attached, as not): the flag, and in v08 the magic.
+    pub fn set_clean(&mut self, clean: bool) {
+        self.flags.set(DeviceFlags::AL_CLEAN, clean);
+        self.unclean_magic = !clean && self.format == Format::V08;
+    }
+
+    /// Whether the disk may belong to node `configured`, and has room for `peers`, the configured peers.
+    pub fn check_node(&self, configured: NodeId, peers: &[NodeId]) -> Result<(), SuperblockError> {
+        if let Some(found) = self.node_id.filter(|&found| found != configured) {
+            return Err(SuperblockError::NodeId { configured, found });
+        }
+        if self.format == Format::V08 {
+            return Ok(());
+        }
+        let owned = self.peers.iter().filter(|entry| entry.bitmap_index.is_some()).count();
+        let free = (self.max_peers as usize).saturating_sub(owned);
+        let needed = peers.iter().filter(|peer| self.peers[peer.index()].bitmap_index.is_none()).count();
+        if needed > free {
+            return Err(SuperblockError::NoFreeSlot { needed, free, max_peers: self.max_peers });
+        }
+        Ok(())
+    }
+
+    /// Whether a flag of a peer is set, wherever the format keeps it. v08 has one peer, whatever its index, and no place
+    /// for FENCING, DEVICE_SEEN and NODE_EXISTS: they read as not set.
+    #[must_use]
+    pub fn peer_flag(&self, peer_index: usize, flag: PeerFlags) -> bool {
+        match self.format {
+            Format::V08 => v08_flag(flag).is_some_and(|flag| self.flags.contains(flag)),
+            Format::V09 => self.peers.get(peer_index).is_some_and(|entry| entry.flags.contains(flag)),
+        }
+    }
+
+    /// Sets or clears a flag of a peer, wherever the format keeps it; nothing happens where it has no place.
+    pub fn set_peer_flag(&mut self, peer_index: usize, flag: PeerFlags, on: bool) {
+        match self.format {
+            Format::V08 => v08_flag(flag).into_iter().for_each(|flag| self.flags.set(flag, on)),
+            Format::V09 => self.peers.get_mut(peer_index).into_iter().for_each(|entry| entry.flags.set(flag, on)),
+        }
+    }
+
+    /// The 4096 bytes for the disk.
+    #[must_use]
+    pub fn encode(&self) -> [u8; METADATA_BLOCK_BYTES] {
+        let mut block = [0; METADATA_BLOCK_BYTES];
+        match self.format {
+            Format::V08 => self.encode_v08(&mut block),
+            Format::V09 => self.encode_v09(&mut block),
+        }
+        block
+    }
+
+    fn encode_v08(&self, block: &mut [u8]) {
+        let mut out = block;
+        out.put_u64(self.effective_size_sectors);
+        out.put_u64(self.generations.current.0);
+        out.put_u64(self.generations.bitmap[0].0);
+        out.put_u64(self.generations.history[0].0);
+        out.put_u64(self.generations.history[1].0);
+        out.put_u64(self.device_uuid);
+        out.put_u64(0);
+        out.put_u32(self.flags.0);
+        out.put_u32(if self.unclean_magic { MAGIC_V08_UNCLEAN } else { MAGIC_V08 });
+        self.encode_geometry(&mut out);
+        out.put_u32(self.striping.stripes);
+        out.put_u32(self.striping.stripe_blocks);
+    }
+
+    fn encode_v09(&self, block: &mut [u8]) {
+        let mut out = block;
+        out.put_u64(self.effective_size_sectors);
+        out.put_u64(self.generations.current.0);
+        out.put_u64(self.members);
+        out.put_bytes(0, 3 * 8);
+        out.put_u64(self.device_uuid);
+        out.put_u32(self.flags.0);
+        out.put_u32(MAGIC_V09);
+        self.encode_geometry(&mut out);
+        out.put_u32(self.max_peers);
+        out.put_i32(self.node_id.map_or(-1, |id| i32::from(id.number())));
+        out.put_u32(self.striping.stripes);
+        out.put_u32(self.striping.stripe_blocks);
+        out.put_bytes(0, 2 * 4);
+        for (entry, generation) in self.peers.iter().zip(&self.generations.bitmap) {
+            out.put_u64(generation.0);
+            out.put_u64(entry.bitmap_dagtag);
+            out.put_u32(entry.flags.0);
+            out.put_u32(entry.bitmap_index.unwrap_or(u32::MAX));
+            out.put_bytes(0, 2 * 4);
+        }
+        for generation in &self.generations.history {
+            out.put_u64(generation.0);
+        }
+    }
+
+    /// The six fields that both formats have in a row, from 0x40.
+    fn encode_geometry(&self, out: &mut impl BufMut) {
+        out.put_u32(self.md_size_sectors);
+        out.put_i32(self.al_offset_sectors);
+        out.put_u32(self.al_nr_extents);
+        out.put_i32(self.bm_offset_sectors);
+        out.put_u32(self.bytes_per_bit);
+        out.put_u32(self.la_peer_max_bio_size);
+    }
+}
+
+/// Where v08 keeps a flag that v09 keeps per peer.
+fn v08_flag(flag: PeerFlags) -> Option<DeviceFlags> {
+    match flag {
+        PeerFlags::CONNECTED => Some(DeviceFlags::CONNECTED_IND),
+        PeerFlags::OUTDATED => Some(DeviceFlags::PEER_OUT_DATED),
+        PeerFlags::FULL_SYNC => Some(DeviceFlags::FULL_SYNC),
+        _ => None,
+    }
+}
+
+/// A superblock of that format with nothing in it.
+fn blank(format: Format) -> Superblock {
+    let mut peers = [PeerEntry::default(); PEER_ENTRIES];
+    // v08's only slot always belongs to its only peer.
+    peers[0].bitmap_index = (format == Format::V08).then_some(0);
+    Superblock {
+        format,
+        effective_size_sectors: 0,
+        generations: GenerationSet::default(),
+        members: 0,
+        device_uuid: 0,
+        flags: DeviceFlags(0),
+        md_size_sectors: 0,
+        al_offset_sectors: 0,
+        al_nr_extents: 0,
+        bm_offset_sectors: 0,
+        bytes_per_bit: BLOCK_BYTES as u32,
+        la_peer_max_bio_size: 0,
+        max_peers: 1,
+        node_id: None,
+        striping: Striping::default(),
+        peers,
+        unclean_magic: false,
+    }
+}
+
+fn decode_v08(block: &[u8; METADATA_BLOCK_BYTES], unclean_magic: bool) -> UnverifiedSuperblock {
+    let (mut input, mut fields) = (&block[..], blank(Format::V08));
+    fields.unclean_magic = unclean_magic;
+    fields.effective_size_sectors = input.get_u64();
+    fields.generations.current = GenerationId(input.get_u64());
+    fields.generations.bitmap[0] = GenerationId(input.get_u64());
+    fields.generations.history[0] = GenerationId(input.get_u64());
+    fields.generations.history[1] = GenerationId(input.get_u64());
+    fields.device_uuid = input.get_u64();
+    input.advance(8);
+    fields.flags = DeviceFlags(input.get_u32());
+    input.advance(4);
+    decode_geometry(&mut input, &mut fields);
+    let striping = Striping { stripes: input.get_u32(), stripe_blocks: input.get_u32() };
+    // Before 8.4 these were reserved bytes, and the log had the size that is the default now.
+    let unset = striping.stripes == 0 && striping.stripe_blocks == 0;
+    fields.striping = if unset { Striping::default() } else { striping };
+    UnverifiedSuperblock { fields, node_id: -1, bitmap_indexes: [-1; PEER_ENTRIES] }
+}
+
+fn decode_v09(block: &[u8; METADATA_BLOCK_BYTES]) -> UnverifiedSuperblock {
+    let (mut input, mut fields) = (&block[..], blank(Format::V09));
+    let mut bitmap_indexes = [-1; PEER_ENTRIES];
+    fields.effective_size_sectors = input.get_u64();
+    fields.generations.current = GenerationId(input.get_u64());
+    fields.members = input.get_u64();
+    input.advance(3 * 8);
+    fields.device_uuid = input.get_u64();
+    fields.flags = DeviceFlags(input.get_u32());
+    input.advance(4);
+    decode_geometry(&mut input, &mut fields);
+    fields.max_peers = input.get_u32();
+    let node_id = input.get_i32();
+    fields.striping = Striping { stripes: input.get_u32(), stripe_blocks: input.get_u32() };
+    input.advance(2 * 4);
+    for (peer, entry) in fields.peers.iter_mut().enumerate() {
+        fields.generations.bitmap[peer] = GenerationId(input.get_u64());
+        entry.bitmap_dagtag = input.get_u64();
+        entry.flags = PeerFlags(input.get_u32());
+        bitmap_indexes[peer] = input.get_i32();
+        input.advance(2 * 4);
+    }
+    for generation in &mut fields.generations.history {
+        *generation = GenerationId(input.get_u64());
+    }
+    UnverifiedSuperblock { fields, node_id, bitmap_indexes }
+}
+
+fn decode_geometry(input: &mut &[u8], fields: &mut Superblock) {
+    fields.md_size_sectors = input.get_u32();
+    fields.al_offset_sectors = input.get_i32();
+    fields.al_nr_extents = input.get_u32();
+    fields.bm_offset_sectors = input.get_i32();
+    fields.bytes_per_bit = input.get_u32();
+    fields.la_peer_max_bio_size = input.get_u32();
+}
+
+fn judge_offsets(fields: &Superblock, layout: &Layout) -> Result<(), SuperblockError> {
+    let rows = [
+        ("al_offset", i64::from(layout.al_offset_sectors), i64::from(fields.al_offset_sectors)),
+        ("bm_offset", i64::from(layout.bm_offset_sectors), i64::from(fields.bm_offset_sectors)),
+        ("md_size_sect", i64::from(layout.md_size_sectors), i64::from(fields.md_size_sectors)),
+    ];
+    for (field, expected, found) in rows {
+        if found != expected {
+            return Err(SuperblockError::Field { format: fields.format, field, expected, found });
+        }
+    }
+    Ok(())
+}
+
+fn judge_agreed_size(fields: &Superblock, layout: &Layout) -> Result<(), SuperblockError> {
+    let (found, max) = (fields.effective_size_sectors, layout.usable_sectors);
+    if found > max {
+        let field = if fields.format == Format::V08 { "la_size_sect" } else { "effective_size" };
+        let clamped = |sectors: u64| i64::try_from(sectors).unwrap_or(i64::MAX);
+        let (max, found) = (clamped(max), clamped(found));
+        return Err(SuperblockError::Range { format: fields.format, field, min: 0, max, found });
+    }
+    Ok(())
+}
+
+fn judge_node_id(found: i32) -> Result<Option<NodeId>, SuperblockError> {
+    if found == -1 {
+        return Ok(None);
+    }
+    let (max, field) = (i64::from(NodeId::MAX), "node_id");
+    let range = SuperblockError::Range { format: Format::V09, field, min: -1, max, found: i64::from(found) };
+    u8::try_from(found).ok().and_then(NodeId::new).map(Some).ok_or(range)
+}
+
+/// The own entry must be empty: the kernel would take its slot for a peer's.
+fn judge_bitmap_index(
+    peer: usize,
+    found: i32,
+    max_peers: u32,
+    own: Option<NodeId>,
+) -> Result<Option<u32>, SuperblockError> {
+    let is_own = own.is_some_and(|own| own.index() == peer);
+    let max = if is_own { -1 } else { max_peers.min(PEERS_MAX) as i32 - 1 };
+    match found {
+        -1 => Ok(None),
+        _ if (0..=max).contains(&found) => Ok(Some(found.unsigned_abs())),
+        _ => Err(SuperblockError::BitmapIndex { peer, min: -1, max, found }),
+    }
+}
+
+/// No tool writes a slot with two owners; a torn write that moved a slot between distant entries leaves one.
+fn judge_owners(peers: &[PeerEntry; PEER_ENTRIES]) -> Result<(), SuperblockError> {
+    let mut owners = [None; PEER_ENTRIES];
+    for (second, entry) in peers.iter().enumerate() {
+        let Some(slot) = entry.bitmap_index else { continue };
+        if let Some(first) = owners[slot as usize].replace(second) {
+            return Err(SuperblockError::SharedSlot { first, second, slot });
+        }
+    }
+    Ok(())
+}
