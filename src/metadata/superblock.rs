@@ -245,12 +245,38 @@ impl Superblock {
     /// What create-md writes: data unrelated to anything, clean, no agreed size.
     #[must_use]
     pub fn fresh(layout: &Layout) -> Self {
-        let mut superblock = blank(layout.format);
+        let mut superblock = Self::unplaced(layout.format);
         superblock.generations.current = GenerationId::JUST_CREATED;
         superblock.flags = DeviceFlags::AL_CLEAN;
-        superblock.al_nr_extents = AL_EXTENTS_FRESH;
         superblock.move_to(layout);
         superblock
+    }
+
+    /// A superblock that says nothing yet, not even where it is.
+    #[must_use]
+    pub(super) fn unplaced(format: Format) -> Self {
+        let mut peers = [PeerEntry::default(); PEER_ENTRIES];
+        // v08's only slot always belongs to its only peer.
+        peers[0].bitmap_index = (format == Format::V08).then_some(0);
+        Self {
+            format,
+            effective_size_sectors: 0,
+            generations: GenerationSet::default(),
+            members: 0,
+            device_uuid: 0,
+            flags: DeviceFlags(0),
+            md_size_sectors: 0,
+            al_offset_sectors: 0,
+            al_nr_extents: AL_EXTENTS_FRESH,
+            bm_offset_sectors: 0,
+            bytes_per_bit: BLOCK_BYTES as u32,
+            la_peer_max_bio_size: 0,
+            max_peers: 1,
+            node_id: None,
+            striping: Striping::default(),
+            peers,
+            unclean_magic: false,
+        }
     }
 
     /// Takes over all that the place decides.
@@ -385,34 +411,8 @@ fn v08_flag(flag: PeerFlags) -> Option<DeviceFlags> {
     }
 }
 
-/// A superblock of that format with nothing in it.
-fn blank(format: Format) -> Superblock {
-    let mut peers = [PeerEntry::default(); PEER_ENTRIES];
-    // v08's only slot always belongs to its only peer.
-    peers[0].bitmap_index = (format == Format::V08).then_some(0);
-    Superblock {
-        format,
-        effective_size_sectors: 0,
-        generations: GenerationSet::default(),
-        members: 0,
-        device_uuid: 0,
-        flags: DeviceFlags(0),
-        md_size_sectors: 0,
-        al_offset_sectors: 0,
-        al_nr_extents: 0,
-        bm_offset_sectors: 0,
-        bytes_per_bit: BLOCK_BYTES as u32,
-        la_peer_max_bio_size: 0,
-        max_peers: 1,
-        node_id: None,
-        striping: Striping::default(),
-        peers,
-        unclean_magic: false,
-    }
-}
-
 fn decode_v08(block: &[u8; METADATA_BLOCK_BYTES], unclean_magic: bool) -> UnverifiedSuperblock {
-    let (mut input, mut fields) = (&block[..], blank(Format::V08));
+    let (mut input, mut fields) = (&block[..], Superblock::unplaced(Format::V08));
     fields.unclean_magic = unclean_magic;
     fields.effective_size_sectors = input.get_u64();
     fields.generations.current = GenerationId(input.get_u64());
@@ -432,7 +432,7 @@ fn decode_v08(block: &[u8; METADATA_BLOCK_BYTES], unclean_magic: bool) -> Unveri
 }
 
 fn decode_v09(block: &[u8; METADATA_BLOCK_BYTES]) -> UnverifiedSuperblock {
-    let (mut input, mut fields) = (&block[..], blank(Format::V09));
+    let (mut input, mut fields) = (&block[..], Superblock::unplaced(Format::V09));
     let mut bitmap_indexes = [-1; PEER_ENTRIES];
     fields.effective_size_sectors = input.get_u64();
     fields.generations.current = GenerationId(input.get_u64());
@@ -528,4 +528,182 @@ fn judge_owners(peers: &[PeerEntry; PEER_ENTRIES]) -> Result<(), SuperblockError
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DEVICE: u64 = 64 << 20;
+
+    fn fresh(format: Format, max_peers: u32) -> Superblock {
+        let layout = Layout::compute(format, Placement::Internal, DEVICE, max_peers, Striping::default());
+        Superblock::fresh(&layout.expect("64 MiB is enough"))
+    }
+
+    fn judge(superblock: &Superblock) -> Result<Superblock, SuperblockError> {
+        let unverified = UnverifiedSuperblock::decode(&superblock.encode())?;
+        unverified.judge(Placement::Internal, DEVICE).map(|(superblock, _)| superblock)
+    }
+
+    fn refusal(change: impl FnOnce(&mut Superblock)) -> String {
+        let mut superblock = fresh(Format::V09, 3);
+        change(&mut superblock);
+        judge(&superblock).expect_err("not acceptable").to_string()
+    }
+
+    #[test]
+    fn what_the_tool_or_the_kernel_refuses_is_refused_by_name() {
+        assert_eq!(refusal(|it| it.al_offset_sectors = -72), "v09 al_offset: expected -64, found -72");
+        assert_eq!(refusal(|it| it.bm_offset_sectors = -72), "v09 bm_offset: expected -80, found -72");
+        assert_eq!(refusal(|it| it.md_size_sectors = 80), "v09 md_size_sect: expected 88, found 80");
+        assert_eq!(refusal(|it| it.max_peers = 32), "v09 metadata for 32 peers: allowed are 1 to 31");
+        assert!(refusal(|it| it.striping.stripes = 0).contains("0 stripes of 8 blocks"));
+        assert!(refusal(|it| it.bytes_per_bit = 512).contains("512 bytes a bit"));
+        let agreed = refusal(|it| it.effective_size_sectors = 130_985);
+        assert_eq!(agreed, "v09 effective_size: expected 0 to 130984, found 130985");
+        let index = refusal(|it| it.peers[7].bitmap_index = Some(3));
+        assert_eq!(index, "v09 bitmap_index of peer 7: expected -1 to 2, found 3");
+        let own = refusal(|it| (it.node_id, it.peers[7].bitmap_index) = (NodeId::new(7), Some(0)));
+        assert_eq!(own, "v09 bitmap_index of peer 7: expected -1 to -1, found 0");
+        let shared = refusal(|it| it.peers[3..=20].iter_mut().for_each(|peer| peer.bitmap_index = Some(1)));
+        assert_eq!(shared, "v09 peers 3 and 4 both claim bitmap slot 1");
+    }
+
+    #[test]
+    fn a_node_id_beyond_31_is_refused() {
+        let mut block = fresh(Format::V09, 1).encode();
+        block[0x5F] = 32;
+        block[0x5C..0x5F].fill(0);
+        let judged = UnverifiedSuperblock::decode(&block).and_then(|it| it.judge(Placement::Internal, DEVICE));
+        assert_eq!(judged.expect_err("too large").to_string(), "v09 node_id: expected -1 to 31, found 32");
+    }
+
+    #[test]
+    fn a_block_without_magic_is_no_metadata() {
+        let decoded = UnverifiedSuperblock::decode(&[0; METADATA_BLOCK_BYTES]);
+        assert_eq!(decoded.expect_err("zeroes"), SuperblockError::NoMetadata { magic: 0 });
+        let short = UnverifiedSuperblock::decode(&[0; 512]);
+        assert_eq!(short.expect_err("too short"), SuperblockError::Length { found: 512 });
+    }
+
+    #[test]
+    fn v08_without_stripes_has_the_default_log() {
+        let mut block = fresh(Format::V08, 1).encode();
+        block[0x58..0x60].fill(0);
+        let judged = UnverifiedSuperblock::decode(&block).and_then(|it| it.judge(Placement::Internal, DEVICE));
+        assert_eq!(judged.map(|(superblock, _)| superblock), Ok(fresh(Format::V08, 1)));
+    }
+
+    #[test]
+    fn a_metadata_device_may_grow() {
+        let place = |bytes| Layout::compute(Format::V09, Placement::FlexibleExternal, bytes, 2, Striping::default());
+        let made = place(4 << 20).expect("large enough");
+        let block = Superblock::fresh(&made).encode();
+        let judge = |bytes| {
+            let judged = UnverifiedSuperblock::decode(&block)?.judge(Placement::FlexibleExternal, bytes);
+            judged.map(|(_, layout)| layout)
+        };
+        assert_eq!(judge(8 << 20), Ok(made));
+        assert!(matches!(judge(2 << 20), Err(SuperblockError::Field { field: "md_size_sect", .. })));
+    }
+
+    #[test]
+    fn peer_flags_have_one_door() {
+        for format in [Format::V08, Format::V09] {
+            let mut superblock = fresh(format, 1);
+            for flag in [PeerFlags::CONNECTED, PeerFlags::OUTDATED, PeerFlags::FULL_SYNC] {
+                assert!(!superblock.peer_flag(0, flag));
+                superblock.set_peer_flag(0, flag, true);
+                assert!(superblock.peer_flag(0, flag));
+            }
+            superblock.set_peer_flag(0, PeerFlags::CONNECTED, false);
+            let expected = if format == Format::V08 { (0xA8, 0) } else { (0x80, 0xA) };
+            assert_eq!((superblock.flags.0, superblock.peers[0].flags.0), expected);
+        }
+    }
+
+    #[test]
+    fn a_disk_stays_with_its_node_and_needs_a_slot_for_each_peer() {
+        let node = |number| NodeId::new(number).expect("small");
+        let mut superblock = fresh(Format::V09, 2);
+        assert_eq!(superblock.check_node(node(0), &[node(1), node(2)]), Ok(()));
+        superblock.node_id = Some(node(0));
+        superblock.peers[5].bitmap_index = Some(0);
+        let wrong = superblock.check_node(node(3), &[]);
+        assert_eq!(wrong, Err(SuperblockError::NodeId { configured: node(3), found: node(0) }));
+        assert_eq!(superblock.check_node(node(0), &[node(1), node(5)]), Ok(()));
+        let full = superblock.check_node(node(0), &[node(1), node(2)]);
+        assert_eq!(full, Err(SuperblockError::NoFreeSlot { needed: 2, free: 1, max_peers: 2 }));
+    }
+
+    #[test]
+    fn clean_is_a_flag_and_in_v08_a_magic_too() {
+        for format in [Format::V08, Format::V09] {
+            let mut superblock = fresh(format, 1);
+            assert!(superblock.is_clean());
+            superblock.set_clean(false);
+            assert_eq!((superblock.is_clean(), superblock.unclean_magic), (false, format == Format::V08));
+            assert_eq!(judge(&superblock), Ok(superblock));
+        }
+    }
+
+    fn any_superblock() -> impl Strategy<Value = Superblock> {
+        let ids = || proptest::array::uniform32(any::<u64>().prop_map(GenerationId));
+        let words = (any::<[u64; 4]>(), any::<[u32; 4]>(), any::<bool>());
+        let peers = proptest::array::uniform32((any::<u64>(), any::<u32>()));
+        (any::<bool>(), words, ids(), ids(), peers).prop_map(
+            |(new, (wide, narrow, unclean), bitmap, history, peers)| {
+                let mut superblock = fresh(if new { Format::V09 } else { Format::V08 }, if new { 3 } else { 1 });
+                superblock.effective_size_sectors = wide[0] % 130_000;
+                superblock.generations.current = GenerationId(wide[1]);
+                superblock.device_uuid = wide[2];
+                superblock.flags = DeviceFlags(narrow[0]);
+                superblock.al_nr_extents = narrow[1];
+                superblock.la_peer_max_bio_size = narrow[2];
+                if new {
+                    superblock.members = wide[3];
+                    (superblock.generations.bitmap, superblock.generations.history) = (bitmap, history);
+                    superblock.node_id = NodeId::new((narrow[3] % 32) as u8);
+                    for (entry, (dagtag, flags)) in superblock.peers.iter_mut().zip(peers) {
+                        (entry.bitmap_dagtag, entry.flags) = (dagtag, PeerFlags(flags));
+                    }
+                    superblock.peers[((narrow[3] + 1) % 32) as usize].bitmap_index = Some(2);
+                } else {
+                    superblock.unclean_magic = unclean;
+                    superblock.generations.bitmap[0] = bitmap[0];
+                    superblock.generations.history[..2].copy_from_slice(&history[..2]);
+                }
+                superblock
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn superblocks_survive_the_round_trip(superblock in any_superblock()) {
+            prop_assert_eq!(judge(&superblock), Ok(superblock));
+        }
+
+        #[test]
+        fn any_bytes_can_be_judged(
+            mut bytes in proptest::collection::vec(any::<u8>(), METADATA_BLOCK_BYTES), magic in MAGIC_V08..=MAGIC_V09,
+            plausible: bool, device_bytes: u64,
+        ) {
+            if plausible {
+                bytes[..0x70].copy_from_slice(&fresh(Format::V09, 3).encode()[..0x70]);
+            }
+            bytes[MAGIC_AT..MAGIC_AT + 4].copy_from_slice(&magic.to_be_bytes());
+            for placement in [Placement::Internal, Placement::FlexibleExternal, Placement::Indexed(3)] {
+                for device_bytes in [device_bytes, DEVICE] {
+                    let unverified = UnverifiedSuperblock::decode(&bytes).expect("it has a magic");
+                    let _ = unverified.judge(placement, device_bytes);
+                }
+            }
+        }
+    }
 }
