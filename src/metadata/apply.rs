@@ -57,7 +57,7 @@ pub struct Applied {
     pub bits_set: u64,
     /// Blocks of the log that were torn or damaged, and were ignored.
     pub corrupt_blocks: usize,
-    /// Whether any record, even a damaged one, was found: then the blocks of the log have to be initialised.
+    /// Whether the blocks of the log have to be initialised. An empty log stays as it is, a torn first block included.
     pub log_is_dirty: bool,
 }
 

@@ -1,1 +1,3 @@
+//! Our bytes and texts against those that other programs made.
+
 mod metadata;

@@ -249,3 +249,76 @@ fn readable(kibibytes: u64) -> String {
     }
     format!("{value} {}", UNITS[unit])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::layout::{Layout, Placement, Striping};
+
+    fn fresh(format: Format) -> Superblock {
+        let layout = Layout::compute(format, Placement::Internal, 64 << 20, 1, Striping::default());
+        Superblock::fresh(&layout.expect("64 MiB is enough"))
+    }
+
+    #[test]
+    fn the_line_goes_there_and_back() {
+        let mut superblock = fresh(Format::V08);
+        let line = "1234567890ABCDEE:0000000000000000:1111111111111110:2222222222222220:1:1:0:0:1:0:0";
+        assert_eq!(set_gi(&mut superblock, 0, line), Ok(()));
+        assert_eq!(get_gi(&superblock, 0), line);
+        assert_eq!(superblock.flags.0, 0x99);
+        let mut superblock = fresh(Format::V09);
+        assert_eq!(set_gi(&mut superblock, 2, ":B0:::1:1:0:0:1:0:0:0:1:0:0:1"), Ok(()));
+        let line = "0000000000000004:00000000000000B0:0000000000000000:0000000000000000:1:1:0:0:1:0:0:0:1:0:0:1";
+        assert_eq!(get_gi(&superblock, 2), line);
+        assert_eq!((superblock.generations.bitmap[2], superblock.peers[2].flags.0), (GenerationId(0xB0), 0x12));
+    }
+
+    #[test]
+    fn a_wrong_field_changes_nothing() {
+        let mut superblock = fresh(Format::V08);
+        for line in ["5:6:x", "5:::::2", "5:+6", "11111111111111111", "5:::::::::::1"] {
+            assert!(set_gi(&mut superblock, 0, line).is_err(), "{line}");
+        }
+        assert_eq!(superblock, fresh(Format::V08));
+    }
+
+    #[test]
+    fn the_page_explains_every_field() {
+        let mut superblock = fresh(Format::V08);
+        superblock.flags = DeviceFlags(0x53);
+        superblock.effective_size_sectors = 130_992;
+        let expected = "\
+.-- current generation
+|                .-- bitmap generation
+|                |                .-- history, younger generation
+|                |                |                .-- history, older generation
+v                v                v                v
+0000000000000004:0000000000000000:0000000000000000:0000000000000000:1:1:1:0:0:0:1
+                                                                    ^ ^ ^ ^ ^ ^ ^
+                                               data is consistent --' | | | | | |
+                                                data was up to date --' | | | | |
+                             writes may have been under way (Primary) --' | | | |
+                                              was connected to the peer --' | | |
+                                        every block counts as out of sync --' | |
+                                      the peer's data was outdated or worse --' |
+                                     crashed as Primary, not reconciled since --'
+
+flags: crashed Primary, StandAlone, UpToDate
+meta-data: need apply-al
+last agreed size: 64 MB (130992 sectors)
+last agreed max bio size: 0 Byte
+";
+        let page = show_gi(&superblock, 0);
+        assert_eq!(page, expected, "{page}");
+        assert!(show_gi(&fresh(Format::V09), 1).ends_with("no size agreed with a peer yet\n"));
+    }
+
+    #[test]
+    fn sizes_keep_four_digits() {
+        let cases = [(9999, "9999 KB"), (10000, "10 MB"), (65400, "64 MB"), (u64::MAX >> 10, "16384 PB")];
+        for (kibibytes, expected) in cases {
+            assert_eq!(readable(kibibytes), expected);
+        }
+    }
+}

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
+use super::write::UNCLEAN_WORD;
 use super::{Dump, SlotWords, WordRun};
 use crate::metadata::layout::{DEVICE_BYTES_MAX, Format, PEERS_MAX, Striping};
 use crate::metadata::superblock::{DeviceFlags, PEER_ENTRIES, PeerEntry, PeerFlags, Superblock};
@@ -13,6 +14,8 @@ use crate::model::units::SECTOR_BYTES;
 
 /// The longest string the tool reads.
 const STRING_MAX: usize = 20;
+/// With one of these a dump of unclean metadata is made unreadable, by us or by the tool.
+const UNCLEAN_WORDS: [&str; 2] = [UNCLEAN_WORD, "This_is_an_unclean"];
 /// Digits of a decimal number, without the sign.
 const DIGITS_MAX: usize = 19;
 
@@ -245,7 +248,7 @@ impl<'a> Tokens<'a> {
             '-' | '0'..='9' => Ok(Some(Token::Number(self.take_while(|c| c == '-' || c.is_ascii_digit())))),
             'a'..='z' | 'A'..='Z' => {
                 let word = self.take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-                if word.starts_with("This_is_an_unclean") {
+                if UNCLEAN_WORDS.iter().any(|mark| word.starts_with(mark)) {
                     self.fail(DumpProblem::Unclean)
                 } else {
                     Ok(Some(Token::Word(word)))
@@ -395,5 +398,91 @@ impl<'a> Tokens<'a> {
         let index = self.number(field, 0..=max)?;
         self.punctuation(']')?;
         Ok(index as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::write;
+    use super::*;
+    use crate::metadata::layout::{Layout, Placement};
+
+    const HEAD: &str = "version \"v08\"; uuid { 0x0000000000000001; 0x0000000000000002; 0x0000000000000003;\n\
+        0x00000000000000aB; flags 0x00000091; } la-size-sect 1000;# remark\n bm-byte-per-bit 4096;\n\
+        device-uuid 0x0000000000000000; la-peer-max-bio-size 0; al-stripes 1; al-stripe-size-4k 8; bm {";
+
+    fn problem(text: &str) -> (usize, String) {
+        let error = parse(text).expect_err("not a dump");
+        (error.line, error.problem.to_string())
+    }
+
+    #[test]
+    fn white_space_and_comments_are_free() {
+        let dump = parse(&format!("{HEAD}0x0000000000000005; 3 times 0x0000000000000000;}}")).expect("a dump");
+        assert_eq!(dump.superblock.generations.history[1], GenerationId(0xAB));
+        assert_eq!((dump.superblock.flags, dump.superblock.effective_size_sectors), (DeviceFlags(0x91), 1000));
+        assert_eq!((dump.slots[0].word_count(), dump.slots[0].expand(6)), (4, vec![5, 0, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn errors_name_the_line_and_what_should_be_there() {
+        assert_eq!(problem(""), (1, "expected version, found the end of the text".to_owned()));
+        assert_eq!(problem("\nversion v08"), (2, "expected \"v08\" or \"v09\", found 'v08'".to_owned()));
+        assert_eq!(problem(&HEAD.replace("1000", "-1")).1, "la-size-sect: expected 0 to 2199023255552, found -1");
+        assert_eq!(
+            problem(&HEAD.replace("flags 0x", "flags 0x0")).1.split(',').next(),
+            Some("expected 0x and 8 hexadecimal digits")
+        );
+        assert_eq!(problem(&format!("{HEAD} 4 0x")), (4, "expected times, found '0x'".to_owned()));
+        assert_eq!(problem(&format!("{HEAD}}} more")).1, "expected the end of the text, found 'more'");
+        assert_eq!(problem("version \"v08\";\nThis_is_an_unclean_dump; ").0, 2);
+        assert_eq!(
+            problem("version \"v08\"; unclean-apply-the-activity-log-first;").1,
+            DumpProblem::Unclean.to_string()
+        );
+    }
+
+    #[test]
+    fn a_huge_run_takes_no_room() {
+        let dump =
+            parse(&format!("{HEAD} 9223372036854775807 times 0x0000000000000001; 9 times 0x0000000000000001;}}"));
+        assert_eq!(dump.expect("a dump").slots[0].expand(2), [1, 1]);
+    }
+
+    fn any_words() -> impl Strategy<Value = Vec<u64>> {
+        let word = prop_oneof![Just(0), Just(u64::MAX), Just(1 << 33), any::<u64>()];
+        let runs = proptest::collection::vec((word, 1usize..40), 0..20);
+        runs.prop_map(|runs| runs.into_iter().flat_map(|(word, count)| std::iter::repeat_n(word, count)).collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn dumps_survive_the_round_trip(words in proptest::collection::vec(any_words(), 3), sectors in 0u64..130_000) {
+            let place = Layout::compute(Format::V09, Placement::Internal, 64 << 20, 3, Striping::default());
+            let layout = place.expect("64 MiB is enough");
+            let mut superblock = Superblock::fresh(&layout);
+            superblock.effective_size_sectors = sectors;
+            let views: Vec<&[u64]> = words.iter().map(Vec::as_slice).collect();
+            let mut text = String::new();
+            write(&superblock, &layout, &views, &mut text).expect("strings take everything");
+            let dump = parse(&text).expect("our own text");
+            prop_assert_eq!(dump.superblock_for(&layout), superblock);
+            for (slot, read) in words.iter().zip(dump.bitmap_for(&layout)) {
+                // A last half word has no place in the text.
+                for (index, found) in read.iter().enumerate().take(read.len().saturating_sub(1)) {
+                    prop_assert_eq!(*found, slot.get(index).copied().unwrap_or(0));
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_can_be_parsed(text: String, cut in 0usize..400, tail in "[-0-9a-z{};# \\[\\]x\"]*") {
+            let _ = parse(&text);
+            let _ = parse(&format!("{}{tail}", &HEAD[..cut.min(HEAD.len())]));
+        }
     }
 }

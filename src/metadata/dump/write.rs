@@ -10,11 +10,16 @@ const ROW: usize = 4;
 /// A comment with the position stands before every so many words.
 const MARK_WORDS: usize = 32;
 const WORD_BITS: u64 = 64;
+/// No reader knows this word, so nobody restores a bitmap that lacks what the activity log would add.
+pub(super) const UNCLEAN_WORD: &str = "unclean-apply-the-activity-log-first";
 
 /// Prints the superblock and the meaningful part of the bitmap. `slots` has one run of words for each bitmap slot; what
-/// a slot lacks counts as zero.
+/// a slot lacks counts as zero. A dump of unclean metadata is for reading only: every reader refuses it.
 pub fn write(superblock: &Superblock, layout: &Layout, slots: &[&[u64]], out: &mut impl Write) -> fmt::Result {
     writeln!(out, "# DRBD meta data dump\n#\n\nversion \"{}\";\n", superblock.format)?;
+    if !superblock.is_clean() {
+        writeln!(out, "{UNCLEAN_WORD};\n")?;
+    }
     match superblock.format {
         Format::V08 => write_v08_head(superblock, layout, out)?,
         Format::V09 => write_v09_head(superblock, layout, out)?,
