@@ -81,7 +81,7 @@ flags! {
 }
 
 flags! {
-    /// The flags of one peer (v09). In v08 the first three of CONNECTED, OUTDATED and FULL_SYNC are device flags;
+    /// The flags of one peer (v09). In v08 CONNECTED, OUTDATED and FULL_SYNC are device flags and the rest does not exist;
     /// `Superblock::peer_flag` finds the right place.
     PeerFlags {
         /// The replication link was up.
