@@ -85,13 +85,13 @@ pub fn new_current(set: &mut GenerationSet, peer: usize, random: u64, primary: b
         HistoryRules::V08 => GenerationId::JUST_CREATED,
         HistoryRules::V09 { .. } => fresh(mix(random)),
     };
+    set.current = fresh(random).with_primary_flag(primary);
     if set.bitmap[peer].is_none() {
         set.bitmap[peer] = parent;
     } else if !set.bitmap[peer].same_as(ended) {
         push(set, ended.with_primary_flag(false), rules);
     }
     mark_others(set, peer, parent, rules);
-    set.current = fresh(random).with_primary_flag(primary);
 }
 
 /// The operator declares a new generation while stand-alone: as [`new_current`], with the old bitmap id retired first.
