@@ -26,6 +26,8 @@ mod idle;
 mod plan;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_world;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -302,7 +304,10 @@ impl ActivityLog {
             assert_eq!(self.idle.contains(slot), !self.pins.contains_key(&extent), "idle means committed and unpinned");
         }
         for &extent in self.pins.keys() {
-            assert!(self.slot_of.contains_key(&extent) != self.strays.contains(&extent), "pinned: in a slot, or a stray");
+            assert!(
+                self.slot_of.contains_key(&extent) != self.strays.contains(&extent),
+                "pinned: in a slot, or a stray"
+            );
         }
         assert!(self.strays.iter().all(|extent| self.pins.contains_key(extent)), "a stray is pinned");
         assert!(self.pins.values().all(|&pins| pins > 0), "no empty pins");

@@ -86,8 +86,7 @@ fn perform(bitmap: &mut Bitmap, oracle: &mut Oracle, operation: Operation) {
     match operation {
         Operation::Edit { slot, first, length, value } => {
             let (start, end) = (BlockIndex(first), BlockIndex(first + length));
-            let changed =
-                if value { bitmap.set_range(slot, start, end) } else { bitmap.clear_range(slot, start, end) };
+            let changed = if value { bitmap.set_range(slot, start, end) } else { bitmap.clear_range(slot, start, end) };
             assert_eq!(changed, oracle.edit(slot, first as usize, (first + length) as usize, value));
         }
         Operation::Everywhere { first, length, except } => {
@@ -97,14 +96,17 @@ fn perform(bitmap: &mut Bitmap, oracle: &mut Oracle, operation: Operation) {
             }
         }
         Operation::All { slot, value } => {
-            if value { bitmap.set_all(slot) } else { bitmap.clear_all(slot) }
+            if value {
+                bitmap.set_all(slot)
+            } else {
+                bitmap.clear_all(slot)
+            }
             oracle.edit(slot, 0, usize::MAX, value);
         }
         Operation::Merge { slot, word, bytes } => {
             let newly_set = bitmap.merge_bytes(slot, word, &bytes);
             let set = (0..bytes.len() * 8).filter(|bit| bytes[bit / 8] >> (bit % 8) & 1 == 1);
-            let expected: u64 =
-                set.map(|bit| oracle.edit(slot, word * 64 + bit, word * 64 + bit + 1, true)).sum();
+            let expected: u64 = set.map(|bit| oracle.edit(slot, word * 64 + bit, word * 64 + bit + 1, true)).sum();
             assert_eq!(newly_set, expected);
         }
         Operation::MergeSlot { from, into } => {

@@ -234,13 +234,7 @@ fn by_identifiers(verdict: Verdict) -> Option<Course> {
     Some(Course { source, full, reason: Reason::Rule, demote_first: false })
 }
 
-fn by_policies(
-    verdict: Verdict,
-    own: &Tuple,
-    peer: &Tuple,
-    context: &Context,
-    policies: &Policies,
-) -> Option<Course> {
+fn by_policies(verdict: Verdict, own: &Tuple, peer: &Tuple, context: &Context, policies: &Policies) -> Option<Course> {
     let full = verdict.strategy == Strategy::SplitBrain;
     if full && !policies.always {
         return None;

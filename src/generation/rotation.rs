@@ -116,12 +116,7 @@ pub fn adopt_skip_initial_sync(set: &mut GenerationSet, peer: usize, peer_curren
 
 /// A resync from here begins: returns its id, which the peer must be sent, after the set is on disk. `random` is used
 /// where there is no bitmap id to derive it from.
-pub fn resync_started_source(
-    set: &mut GenerationSet,
-    peer: usize,
-    random: u64,
-    rules: HistoryRules,
-) -> GenerationId {
+pub fn resync_started_source(set: &mut GenerationSet, peer: usize, random: u64, rules: HistoryRules) -> GenerationId {
     let parent = set.bitmap[peer];
     let sync_id = if parent.is_none() || parent.is_just_created() {
         fresh(random)

@@ -125,8 +125,7 @@ fn verdicts_read_as_in_the_kernel_log() {
     assert_eq!(Rule::ALL.len(), 20);
 }
 
-/// Every pair of tuples over a small alphabet: about 1.7 million comparisons would be too many, so histories are drawn
-/// from fewer values.
+/// Every pair of tuples over a small alphabet, at each version where a rule changes.
 #[test]
 fn both_sides_conclude_the_opposite_whatever_the_tuples() {
     let alphabet = [0, 4, A, B, A + OFFSET, B + OFFSET];

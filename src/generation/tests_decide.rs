@@ -120,9 +120,8 @@ fn policies_solve_a_split_brain_without_primaries() {
 fn policies_respect_the_primary() {
     let (own, peer) = split();
     let secondary = Context { peer_role: Role::Primary, ..CONTEXT };
-    let decide_with = |context, one, none| {
-        decided(own, (GOOD, GOOD), peer, context, Policies { one, none, ..Policies::default() })
-    };
+    let decide_with =
+        |context, one, none| decided(own, (GOOD, GOOD), peer, context, Policies { one, none, ..Policies::default() });
     let (source, target) = (Outcome::Source { full: false }, Outcome::Target { full: false });
     let refused = Outcome::Refuse(RefuseReason::SplitBrain);
     let (local, remote) = (AfterSplitBrain0::DiscardLocal, AfterSplitBrain0::DiscardRemote);
