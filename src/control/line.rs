@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// The longest line either side accepts. A status of 200 volumes with two peers each is a tenth of it.
+/// The longest line either side accepts. A status takes about a kilobyte a volume.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 /// How deep a message may nest. The deepest of ours (a status) uses 8.
 pub const DEPTH_MAX: usize = 32;

@@ -7,6 +7,8 @@
 
 mod json;
 mod proc_drbd;
+#[cfg(test)]
+mod samples;
 mod text;
 
 pub use json::json;
@@ -300,4 +302,32 @@ fn list(flags: &[(bool, &str)]) -> String {
 
 const fn yes_no(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Response, decode_response, encode};
+
+    #[test]
+    fn a_status_survives_the_line_and_fits_many_times() {
+        for status in [samples::pair(), samples::second_volume(), samples::syncing()] {
+            let response = Response::Status(vec![status]);
+            let line = encode(&response);
+            assert!(line.len() < crate::control::LINE_BYTES_MAX / 100, "{} bytes", line.len());
+            assert_eq!(decode_response(&line), Ok(response));
+        }
+    }
+
+    #[test]
+    fn states_below_connected_have_the_names_of_drbd_9() {
+        let mut peer = samples::pair().peers.remove(0);
+        let names = [ConnectionState::StandAlone, ConnectionState::WfConnection, ConnectionState::WfReportParams].map(
+            |state| {
+                peer.connection = state;
+                peer.connection_name()
+            },
+        );
+        assert_eq!(names, ["StandAlone", "Connecting", "Connected"]);
+    }
 }
