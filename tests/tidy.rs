@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Who may import whom. Rows from the ground up; a folder may always import itself.
 const LAYERS: &[(&str, &[&str])] = &[
@@ -429,6 +429,6 @@ fn sources(folder: &str, extension: &str) -> Vec<(String, String)> {
     files
 }
 
-fn relative(path: &PathBuf) -> String {
+fn relative(path: &Path) -> String {
     path.strip_prefix(root()).expect("files of the repository are below its root").to_string_lossy().replace('\\', "/")
 }
