@@ -323,13 +323,16 @@ pub struct Demo {
     pub keep: bool,
 }
 
+/// What `bench` can do.
+const LOADS: [&str; 4] = ["read", "write", "randread", "randwrite"];
+
 /// Options of `bench`.
 #[derive(Args, Clone, Debug)]
 pub struct Bench {
     /// An NBD address (nbd://… or nbd+unix://…), or a resource
     pub volume: String,
     /// What to do
-    #[arg(long, value_name = "LOAD", default_value = "randwrite", value_parser = ["read", "write", "randread", "randwrite"])]
+    #[arg(long, value_name = "LOAD", default_value = "randwrite", value_parser = LOADS)]
     pub load: String,
     /// Bytes of a request
     #[arg(long, value_name = "BYTES", default_value_t = 4096)]

@@ -186,7 +186,7 @@ mod tests {
                 rate_bytes_per_s: Some(1 << 30),
                 seconds_left: None,
             },
-            Response::refused(crate::control::StateRefusal::NoUpToDateDisk, Some("shimai connect data".into())),
+            Response::refused(crate::control::StateRefusal::NoUpToDateDisk, Some("connect data".into())),
             Response::Failed { code: None, exit: 20, sentence: "two\nlines".into(), next: None },
             Response::Status(Vec::new()),
             Response::Text("Primary/Secondary".into()),

@@ -230,7 +230,7 @@ pub enum Response {
         exit: i32,
         /// The reason in words.
         sentence: String,
-        /// The command that helps.
+        /// The command that helps, without the program's name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<String>,
     },
@@ -243,7 +243,7 @@ pub enum Response {
         exit: i32,
         /// What failed, with its cause.
         sentence: String,
-        /// The command that helps.
+        /// The command that helps, without the program's name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<String>,
     },
