@@ -142,3 +142,27 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_can_be_named() {
+        for steps in [TEST, FULL, BENCH] {
+            for (index, step) in steps.iter().enumerate() {
+                assert!(steps[..index].iter().all(|other| other.name != step.name), "{} stands twice", step.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_test_run_ends_with_the_test_runners_summary() {
+        assert!(matches!(TEST.last(), Some(Step { work: Work::Target { .. }, .. })));
+    }
+
+    #[test]
+    fn fuzzing_without_targets_is_a_failure() {
+        assert!(fuzz_targets(Path::new("no/such/folder")).is_err());
+    }
+}
