@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::control::refusal::Refusal;
+use super::refusal::Refusal;
 use crate::model::ids::{CommandId, RequestId, SocketId, Ticket};
 
 /// One thing to do.

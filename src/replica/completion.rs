@@ -1,0 +1,210 @@
+//! When a write is answered, and when it is forgotten.
+//!
+//! A piece has a local part and one part per peer. It is *completed* when all parts have reached the point that the protocol
+//! names (A: handed to the socket, B: received, C: written); it succeeds if at least one copy has it. It is *retired* (its
+//! extent cools) when its epoch is confirmed as well.
+//!
+//! A reply leaves only through the gate: while a new generation is not durable, or the door is closed, completed pieces wait
+//! in `frozen`, in order.
+
+use super::Resource;
+use super::action::{LogLevel, RequestError};
+use super::mutant;
+use super::request::{Local, Net};
+use crate::model::state::ConnectionState;
+use crate::wire::packet::ReplicationProtocol;
+
+/// Something whose reply waits for the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frozen {
+    Write(usize),
+    Flush(usize),
+}
+
+impl Resource {
+    /// The disk has answered a piece.
+    pub(super) fn on_local_write(&mut self, write: usize, result: Result<(), super::event::DiskError>) {
+        let volume = self.writes[write].volume;
+        let failed = result.is_err();
+        self.writes[write].local = if failed { Local::Failed } else { Local::Done };
+        if let Err(error) = result {
+            self.on_data_error(volume, &error, true);
+        }
+        self.try_complete(write);
+        self.retire(write);
+    }
+
+    /// A peer's part has moved.
+    pub(super) fn on_net(&mut self, write: usize, peer: usize, net: Net) {
+        let (volume, range) = (self.writes[write].volume, self.writes[write].range);
+        let old = self.writes[write].net[peer];
+        if old == Net::Written && net == Net::Accepted {
+            return;
+        }
+        self.writes[write].net[peer] = net;
+        if matches!(net, Net::Refused | Net::Lost) {
+            self.mark_out_of_sync(volume, range);
+        }
+        if matches!(old, Net::Sent | Net::Accepted) && !matches!(net, Net::Sent | Net::Accepted) {
+            let pending = &mut self.peers[peer].volumes[volume].pending_acks;
+            *pending = pending.saturating_sub(1);
+        }
+        self.try_complete(write);
+    }
+
+    /// Whether this peer's part has reached the protocol's point.
+    fn net_is_complete(&self, write: usize, peer: usize) -> bool {
+        match self.writes[write].net[peer] {
+            Net::Sent => false,
+            Net::Accepted => {
+                mutant(5) || self.peers[peer].settings.protocol != ReplicationProtocol::C
+            }
+            Net::NotSent | Net::Written | Net::Refused | Net::Lost => true,
+        }
+    }
+
+    pub(super) fn try_complete(&mut self, write: usize) {
+        let state = &self.writes[write];
+        if state.completed || state.frozen || matches!(state.local, Local::Waiting | Local::Running) {
+            return;
+        }
+        if !(0..self.peers.len()).all(|peer| self.net_is_complete(write, peer)) {
+            return;
+        }
+        let volume = state.volume;
+        if self.gate_is_open(volume) {
+            self.complete_write(write);
+        } else {
+            self.writes[write].frozen = true;
+            self.volumes[volume].frozen.push(Frozen::Write(write));
+        }
+    }
+
+    /// Whether replies may leave: the generation they need is durable, nothing is suspended, the door is open.
+    pub(super) fn gate_is_open(&self, volume: usize) -> bool {
+        let state = &self.volumes[volume];
+        let durable = state
+            .reply_gate
+            .is_none_or(|version| state.disk.as_ref().is_none_or(|disk| disk.writer.is_durable(version)));
+        (durable || mutant(7)) && self.door.is_open(self.now)
+    }
+
+    /// The superblock has reached the disk: what waited for it goes on.
+    pub(super) fn open_gates(&mut self, volume: usize) {
+        if self.volumes[volume].reply_gate.is_some() && self.gate_is_open(volume) {
+            self.volumes[volume].reply_gate = None;
+            self.release_frozen(volume);
+        }
+        self.open_peer_write_gate(volume);
+    }
+
+    /// Lets frozen replies leave.
+    pub(super) fn release_frozen(&mut self, volume: usize) {
+        for frozen in std::mem::take(&mut self.volumes[volume].frozen) {
+            match frozen {
+                Frozen::Write(write) => {
+                    self.writes[write].frozen = false;
+                    self.try_complete(write);
+                    self.retire(write);
+                }
+                Frozen::Flush(flush) => self.try_complete_flush(volume, flush),
+            }
+        }
+    }
+
+    fn complete_write(&mut self, write: usize) {
+        let state = &mut self.writes[write];
+        state.completed = true;
+        let (volume, parent) = (state.volume, state.parent);
+        let saved = state.local == Local::Done || state.net.iter().any(|net| matches!(net, Net::Written | Net::Accepted));
+        let held = state.held.take().expect("a running write holds its interval");
+        let epochs = state.epoch;
+        self.volumes[volume].writes_running -= 1;
+        self.release_interval(volume, held);
+        for (peer, epoch) in epochs.into_iter().enumerate().take(self.peers.len()) {
+            // Whoever sees this reply writes into a later epoch.
+            if epoch.is_some_and(|epoch| epoch == self.peers[peer].log.open()) {
+                self.close_epoch(peer);
+            }
+        }
+        let failure = (!saved).then(|| if self.volumes[volume].has_disk() { RequestError::Disk } else { RequestError::NoData });
+        self.finish_piece(parent, failure);
+    }
+
+    fn finish_piece(&mut self, parent: usize, failure: Option<RequestError>) {
+        let request = &mut self.requests[parent];
+        request.pieces -= 1;
+        request.error = request.error.or(failure);
+        if request.pieces == 0 {
+            let request = self.requests.remove(parent);
+            self.reply(request.id, request.error.map_or(Ok(Vec::new()), Err));
+        }
+    }
+
+    pub(super) fn release_interval(&mut self, volume: usize, held: super::conflicts::Held) {
+        let mut ready = Vec::new();
+        self.volumes[volume].conflicts.release(held, &mut ready);
+        self.ready.extend(ready.into_iter().map(|owner| (volume, owner)));
+    }
+
+    /// Forgets a piece that is answered and safe (or given up) everywhere.
+    pub(super) fn retire(&mut self, write: usize) {
+        let Some(state) = self.writes.get(write) else { return };
+        let busy = !state.completed || state.local == Local::Running || state.epoch.iter().any(Option::is_some);
+        if busy {
+            return;
+        }
+        let state = self.writes.remove(write);
+        if let Some(incarnation) = state.pin {
+            self.end_activity(state.volume, incarnation, state.range);
+        }
+    }
+
+    /// The peer has confirmed an epoch.
+    pub(super) fn on_epoch_confirmed(&mut self, peer: usize, writes: Vec<usize>) {
+        for write in writes {
+            let state = &mut self.writes[write];
+            state.epoch[peer] = None;
+            if matches!(state.net[peer], Net::Sent | Net::Accepted) {
+                self.on_net(write, peer, Net::Written);
+            }
+            self.retire(write);
+        }
+        self.settle_flushes();
+    }
+
+    /// The connection is gone: what was not confirmed may be missing there.
+    pub(super) fn give_up_unconfirmed(&mut self, peer: usize) {
+        let writes = self.peers[peer].log.abandon();
+        if !writes.is_empty() {
+            let name = self.peers[peer].settings.name.clone();
+            self.log(LogLevel::Debug, format!("{} unconfirmed writes to {name} marked out of sync", writes.len()));
+        }
+        for write in writes {
+            let state = &mut self.writes[write];
+            state.epoch[peer] = None;
+            let acked = state.net[peer] == Net::Written;
+            let range = state.range;
+            let volume = state.volume;
+            if acked {
+                if !mutant(8) {
+                    self.mark_out_of_sync(volume, range);
+                }
+            } else {
+                self.on_net(write, peer, Net::Lost);
+            }
+            self.retire(write);
+        }
+        self.settle_flushes();
+    }
+
+    /// Whether anything of an application is under way on a volume.
+    pub(super) fn is_quiet(&self, volume: usize) -> bool {
+        self.volumes[volume].writes_running == 0 && self.volumes[volume].flushes.is_empty()
+    }
+
+    /// Whether the peer's state allows it to confirm at all.
+    pub(super) fn waits_for_peer(&self, volume: usize, peer: usize) -> bool {
+        self.view(volume, peer).conn >= ConnectionState::Connected
+    }
+}

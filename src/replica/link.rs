@@ -1,0 +1,182 @@
+//! A peer: the connection to it, and what we know of it, volume by volume.
+
+use std::collections::VecDeque;
+
+use super::bitmap_exchange::Exchange;
+use super::establish::{Establish, Times};
+use super::receive_epochs::ReceiveEpochs;
+use super::resync::Resync;
+use super::settings::PeerSettings;
+use super::transfer::TransferLog;
+use crate::model::ids::SocketId;
+use crate::model::state::{ConnectionState, DiskState, Role};
+use crate::model::time::Instant;
+use crate::wire::framing::{Features, PacketReader};
+use crate::wire::packet::{Protocol, Sizes, Uuids};
+
+/// What is expected next on the data stream of a young connection.
+#[derive(Debug)]
+pub(super) enum Phase {
+    Features,
+    Challenge([u8; 64]),
+    Response([u8; 64]),
+    Protocol,
+    /// Handshake packets are through: replication packets flow.
+    Up,
+}
+
+/// Both sockets and what was agreed on them.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) data: SocketId,
+    pub(super) meta: SocketId,
+    pub(super) data_reader: PacketReader,
+    pub(super) meta_reader: PacketReader,
+    pub(super) phase: Phase,
+    pub(super) version: u32,
+    pub(super) features: Features,
+    /// We decide ties against ourselves (we accepted meta).
+    pub(super) resolve: bool,
+    /// The peer's settings as it sent them.
+    pub(super) peer_protocol: Option<Protocol>,
+    pub(super) opened: Instant,
+    pub(super) last_received: Instant,
+    pub(super) ping_sent: Option<Instant>,
+    /// Bytes queued on, and taken by, the data socket.
+    pub(super) data_queued: u64,
+    pub(super) data_sent: u64,
+    pub(super) data_progress: Instant,
+    pub(super) throttled: bool,
+    /// A write is "handed to the socket" when this much has been taken (protocol A).
+    pub(super) handed: VecDeque<(u64, usize)>,
+    /// The peer has said goodbye: its end of the streams follows.
+    pub(super) leaving: bool,
+}
+
+/// Where the connection stands.
+#[derive(Debug)]
+pub(super) enum Connection {
+    /// Not looking for the peer.
+    Off,
+    /// Looking for it.
+    Establishing(Establish),
+    /// Both sockets are up.
+    Linked(Box<Link>),
+}
+
+/// One volume towards one peer.
+#[derive(Debug)]
+pub(super) struct PeerVolume {
+    /// Meaningful while linked: WFReportParams or above.
+    pub(super) conn: ConnectionState,
+    pub(super) pdsk: DiskState,
+    pub(super) user_isp: bool,
+    pub(super) peer_isp: bool,
+    /// The peer's generations as it last sent them.
+    pub(super) uuids: Option<Uuids>,
+    pub(super) sizes: Option<Sizes>,
+    /// Our own bits when the handshake compared.
+    pub(super) exchange: Option<Exchange>,
+    pub(super) resync: Option<Resync>,
+    /// Both were Inconsistent and the peer has been forced: its next state is to be considered.
+    pub(super) consider_resync: bool,
+    /// Counter of packets that carry a sequence number.
+    pub(super) sequence: u32,
+    /// Largest request to send, bytes.
+    pub(super) max_request_bytes: u32,
+    pub(super) sectors_sent: u64,
+    pub(super) sectors_received: u64,
+    pub(super) pending_acks: u64,
+    pub(super) unacked: u64,
+}
+
+impl PeerVolume {
+    fn new() -> Self {
+        Self {
+            conn: ConnectionState::WfReportParams,
+            pdsk: DiskState::Unknown,
+            user_isp: false,
+            peer_isp: false,
+            uuids: None,
+            sizes: None,
+            exchange: None,
+            resync: None,
+            consider_resync: false,
+            sequence: 0,
+            max_request_bytes: 4096,
+            sectors_sent: 0,
+            sectors_received: 0,
+            pending_acks: 0,
+            unacked: 0,
+        }
+    }
+
+    /// A new connection begins: nothing of the old one counts.
+    pub(super) fn forget_connection(&mut self) {
+        self.conn = ConnectionState::WfReportParams;
+        self.uuids = None;
+        self.sizes = None;
+        self.exchange = None;
+        self.consider_resync = false;
+        self.sequence = 0;
+        self.max_request_bytes = 4096;
+        self.pending_acks = 0;
+        self.unacked = 0;
+    }
+}
+
+/// A peer of the resource.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) settings: PeerSettings,
+    /// WFReportParams and below; above it the volumes' own states count.
+    pub(super) conn: ConnectionState,
+    pub(super) connection: Connection,
+    pub(super) role: Role,
+    pub(super) volumes: Vec<PeerVolume>,
+    /// Why we are StandAlone, or why the last attempt failed.
+    pub(super) reason: Option<String>,
+    pub(super) discard_my_data: bool,
+    pub(super) log: TransferLog,
+    pub(super) receive: ReceiveEpochs,
+    /// A flush of the front receive epoch: disks that have not answered.
+    pub(super) flushes_pending: usize,
+    /// A change that we have asked the peer to agree to.
+    pub(super) request: Option<super::state_request::PeerRequest>,
+}
+
+impl Peer {
+    pub(super) fn new(settings: PeerSettings, volumes: usize) -> Self {
+        Self {
+            settings,
+            conn: ConnectionState::StandAlone,
+            connection: Connection::Off,
+            role: Role::Unknown,
+            volumes: (0..volumes).map(|_| PeerVolume::new()).collect(),
+            reason: None,
+            discard_my_data: false,
+            log: TransferLog::default(),
+            receive: ReceiveEpochs::new(),
+            flushes_pending: 0,
+            request: None,
+        }
+    }
+
+    pub(super) fn link(&self) -> Option<&Link> {
+        match &self.connection {
+            Connection::Linked(link) => Some(link),
+            Connection::Off | Connection::Establishing(_) => None,
+        }
+    }
+
+    pub(super) fn link_mut(&mut self) -> Option<&mut Link> {
+        match &mut self.connection {
+            Connection::Linked(link) => Some(link),
+            Connection::Off | Connection::Establishing(_) => None,
+        }
+    }
+
+    pub(super) fn times(&self) -> Times {
+        Times { connect_interval: self.settings.connect_interval, first_packet: 4 * self.settings.ping_timeout }
+    }
+}
