@@ -24,7 +24,6 @@ pub(crate) struct Outstanding {
     pub(crate) asked: Asked,
     /// The oracle's order at submission.
     pub(crate) order: u64,
-    pub(crate) at: u64,
     /// Power losses (of either host) before.
     pub(crate) losses: u64,
     /// The node was connected to a good peer at submission, in that session.
@@ -37,9 +36,15 @@ pub(crate) struct Outstanding {
 #[derive(Clone, Debug)]
 pub(crate) enum Asked {
     /// A write, trim or write-zeroes with this id.
-    Write { id: u64, fua: bool },
+    Write {
+        id: u64,
+        fua: bool,
+    },
     /// With the ids that were legal at submission, per sector: on this copy, and on the other.
-    Read { span: Span, legal: Vec<[Vec<u64>; 2]> },
+    Read {
+        span: Span,
+        legal: Vec<[Vec<u64>; 2]>,
+    },
     Flush,
 }
 
@@ -175,7 +180,6 @@ impl World {
             volume,
             asked,
             order: self.oracle.order,
-            at: self.now,
             losses: self.watch.losses,
             session: good.then_some(self.watch.sessions),
             own_disk_good: facts.is_some_and(|facts| facts.disk == DiskState::UpToDate),

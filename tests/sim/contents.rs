@@ -154,9 +154,9 @@ fn differing_sectors(here: Option<&[u8]>, there: Option<&[u8]>, from: u64, to: u
     }
     for sector in from..to {
         let at = ((sector - from) * SECTOR) as usize;
-        let part = |bytes: Option<&'_ [u8]>| bytes.map_or(ZERO, |all| {
-            all[at..at + SECTOR as usize].try_into().expect("a sector has 512 bytes")
-        });
+        let part = |bytes: Option<&'_ [u8]>| {
+            bytes.map_or(ZERO, |all| all[at..at + SECTOR as usize].try_into().expect("a sector has 512 bytes"))
+        };
         if part(here) != part(there) {
             found(sector);
         }

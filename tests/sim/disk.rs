@@ -161,9 +161,8 @@ impl Disk {
                 }
             }
         }
-        let bad = span_of(&operation).is_some_and(|((from, to), changes)| {
-            !changes && self.unreadable.range(from..to).next().is_some()
-        });
+        let bad = span_of(&operation)
+            .is_some_and(|((from, to), changes)| !changes && self.unreadable.range(from..to).next().is_some());
         let read_early = match span_of(&operation) {
             Some(((from, to), false)) if rng.coin() => Some(self.view.read(from, to - from)),
             _ => None,
@@ -212,7 +211,8 @@ impl Disk {
         if let Some(mut change) = change_of(&flight.operation)
             && !self.dead
         {
-            let torn = self.untorn.is_some_and(|block| change.start < block + 8 && block < change.start + change.sectors);
+            let torn =
+                self.untorn.is_some_and(|block| change.start < block + 8 && block < change.start + change.sectors);
             if !torn {
                 let mut after = self.view.clone();
                 change.apply_some(&mut after, rng);

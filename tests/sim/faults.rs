@@ -53,7 +53,8 @@ impl World {
             Fault::Reckless => self.operator.plan(Plan::PromoteAnyone),
             Fault::Disconnect => self.disconnect_for_a_while(node),
             Fault::Detach => {
-                let (volume, force) = (self.rng.fault.below(self.volumes() as u64) as usize, self.rng.fault.chance(200));
+                let (volume, force) =
+                    (self.rng.fault.below(self.volumes() as u64) as usize, self.rng.fault.chance(200));
                 self.command(node, Command::Detach { volume, force });
             }
             Fault::Invalidate => self.operator.plan(Plan::Invalidate),

@@ -67,8 +67,8 @@ pub(crate) fn decode(contents: &Contents, layout: &Layout, bytes: u64, node: usi
     apply_al(&mut superblock, layout, &blocks, &mut words, Unusable::SetAll).map_err(|error| error.to_string())?;
     let crashed = flags.contains(DeviceFlags::CRASHED_PRIMARY)
         || layout.format == Format::V08 && flags.contains(DeviceFlags::PRIMARY_IND);
-    let all = superblock.peer_flag(peer_index, PeerFlags::FULL_SYNC)
-        || flags.contains(DeviceFlags::AL_DISABLED) && crashed;
+    let all =
+        superblock.peer_flag(peer_index, PeerFlags::FULL_SYNC) || flags.contains(DeviceFlags::AL_DISABLED) && crashed;
     let ids = &superblock.generations;
     let tuple = Tuple {
         current: ids.current.masked(),

@@ -152,7 +152,9 @@ impl World {
         let due: Vec<(u64, u64)> = self.watch.unflushed[volume]
             .iter()
             .filter(|&(_, &id)| {
-                self.oracle.record(id).is_some_and(|it| it.acked && it.ended.is_some_and(|end| end <= outstanding.order))
+                self.oracle
+                    .record(id)
+                    .is_some_and(|it| it.acked && it.ended.is_some_and(|end| end <= outstanding.order))
             })
             .map(|(&sector, &id)| (sector, id))
             .collect();

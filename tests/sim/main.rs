@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! runner ─ seeds, reports, shrinking       mutants ─ planted bugs must be found      stories ─ scripted worlds
-//! world ─ the queue and the engine's part: client, operator, faults act; disk, network, contents are what they act on
+//! world, host, links ─ the queue and the engine's part: client, operator, faults act; disk, network, contents are what they act on
 //! oracle ─ what was promised     laws, states ─ what must hold     fork ─ what a disk would say after a power loss
 //! ```
 //!
@@ -13,8 +13,11 @@ mod contents;
 mod disk;
 mod faults;
 mod fork;
+mod host;
 mod laws;
+mod links;
 mod machine;
+#[cfg(feature = "mutants")]
 mod mutants;
 mod network;
 mod operator;

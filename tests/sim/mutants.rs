@@ -1,6 +1,6 @@
 //! The checker's own test: planted bugs must be found within their budgets, and without one nothing is.
 //!
-//! `cargo test --release --features mutants --test sim every_planted_bug_is_found -- --ignored --nocapture`; with
+//! `cargo test --release --features mutants --test sim every_planted_bug_is_found -- --nocapture`; with
 //! `SHIMAI_SIM_MUTANT=n` one of them only. Each runs in a process of its own, because the bug is read once.
 
 use std::process::Command;
@@ -49,9 +49,7 @@ pub(crate) fn crash_after_loss(seed: u64) -> Profile {
 }
 
 #[test]
-#[ignore = "needs the feature `mutants` and minutes"]
 fn every_planted_bug_is_found() {
-    assert!(cfg!(feature = "mutants"), "build with --features mutants");
     let only = setting("SHIMAI_SIM_MUTANT");
     let mut missed = Vec::new();
     for (number, what, rate) in std::iter::once((0, "none", 460)).chain(PLANTED) {
@@ -60,7 +58,7 @@ fn every_planted_bug_is_found() {
         }
         let program = std::env::current_exe().expect("the test program");
         let output = Command::new(program)
-            .args(["mutants::one_planted_bug", "--exact", "--ignored", "--nocapture"])
+            .args(["mutants::one_planted_bug", "--exact", "--nocapture"])
             .env("MUTANT", number.to_string())
             .env("SHIMAI_SIM_SEEDS", budget(rate).to_string())
             .output()
@@ -75,10 +73,10 @@ fn every_planted_bug_is_found() {
     assert!(missed.is_empty(), "not as expected: {missed:?}");
 }
 
+/// Run by `every_planted_bug_is_found`, in a process of its own.
 #[test]
-#[ignore = "run by every_planted_bug_is_found"]
 fn one_planted_bug() {
-    let number: u32 = std::env::var("MUTANT").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let Some(number) = setting("MUTANT") else { return };
     let seeds = setting("SHIMAI_SIM_SEEDS").unwrap_or(1000);
     let draw = if number == 7 { crash_after_loss } else { Profile::draw };
     let before = processor_seconds();

@@ -104,7 +104,7 @@ impl Network {
     pub(crate) fn connect(&mut self, dialler: (usize, u32), acceptor: (usize, u32)) -> u64 {
         let link = self.next;
         self.next += 1;
-        let mut end = |side: u64, (node, incarnation): (usize, u32)| End {
+        let end = |side: u64, (node, incarnation): (usize, u32)| End {
             node,
             incarnation,
             socket: SocketId(link * 2 + side),
@@ -229,9 +229,5 @@ impl Network {
                 self.by_socket.remove(&end.socket);
             }
         }
-    }
-
-    pub(crate) fn is_open(&self, number: u64) -> bool {
-        self.links.get(&number).is_some_and(|link| !link.cut)
     }
 }

@@ -169,9 +169,8 @@ impl World {
 
     /// A split brain is resolved: one side's data goes.
     fn clean_up(&mut self) {
-        let refused = |world: &Self, node: usize| {
-            world.nodes[node].process.as_ref().is_some_and(|process| process.refused)
-        };
+        let refused =
+            |world: &Self, node: usize| world.nodes[node].process.as_ref().is_some_and(|process| process.refused);
         if self.operator.loser.is_none() && (refused(self, 0) || refused(self, 1)) && self.is_up(0) && self.is_up(1) {
             let patience = if self.healing { 500 } else { 100 };
             if self.rng.operator.chance(patience) {
@@ -262,9 +261,9 @@ impl World {
 
     fn invalidate(&mut self) {
         self.operator.plan = None;
-        let Some(node) = (0..2).find(|&node| {
-            self.facts(node, 0).is_some_and(|facts| facts.is_in_sync() && facts.role == Role::Secondary)
-        }) else {
+        let Some(node) = (0..2)
+            .find(|&node| self.facts(node, 0).is_some_and(|facts| facts.is_in_sync() && facts.role == Role::Secondary))
+        else {
             return;
         };
         let volume = self.rng.operator.below(self.volumes() as u64) as usize;

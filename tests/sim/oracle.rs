@@ -159,9 +159,8 @@ impl Oracle {
         let mut everywhere = [true; 2];
         for sector in span.0..span.1 {
             let holds = [0, 1].map(|node| {
-                views[node].is_some_and(|view| {
-                    self.is_at_least((volume, node), sector, look(sector, view.sector(sector)), id)
-                })
+                views[node]
+                    .is_some_and(|view| self.is_at_least((volume, node), sector, look(sector, view.sector(sector)), id))
             });
             for node in 0..2 {
                 everywhere[node] &= holds[node];
@@ -223,7 +222,10 @@ impl Oracle {
             self.is_at_least((volume, on), sector, look(sector, views[on].sector(sector)), id)
         };
         let exclusive = self.copies[volume][node].exclusive.iter();
-        exclusive.map(|(&sector, &id)| (sector, id)).filter(|&(s, id)| holds(node, s, id) && !holds(1 - node, s, id)).collect()
+        exclusive
+            .map(|(&sector, &id)| (sector, id))
+            .filter(|&(s, id)| holds(node, s, id) && !holds(1 - node, s, id))
+            .collect()
     }
 
     /// Both copies hold the same now: what is legal on one is legal on the other.

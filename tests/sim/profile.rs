@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use shimai::generation::Policies;
 use shimai::metadata::layout::{Format, Layout, Placement, Striping};
 use shimai::model::ids::{NodeId, VolumeNumber};
 use shimai::replica::settings::{OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
 use shimai::wire::auth::{DigestAlgorithm, HmacAlgorithm};
-use shimai::wire::packet::ReplicationProtocol;
+use shimai::wire::packet::{AfterSplitBrain, ReplicationProtocol};
 
 use crate::network::Wire;
 use crate::rng::{Rng, mix};
@@ -316,7 +315,7 @@ fn draw_peer(rng: &mut Rng) -> PeerSettings {
         epoch_writes_max: *rng.pick(&[2048, 2048, 20, 3]),
         buffers_max: *rng.pick(&[2048, 8000, 256]),
         allow_two_primaries: false,
-        policies: Policies::default(),
+        after_split_brain: [AfterSplitBrain::Disconnect; 3],
     }
 }
 

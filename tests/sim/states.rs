@@ -123,14 +123,16 @@ impl World {
         match found {
             Verdict::NoSync if consistent => {
                 if let Some(block) = differing.first() {
-                    let text = format!("after a power loss of both, no sync is due but block {block} differs; {}", story());
+                    let text =
+                        format!("after a power loss of both, no sync is due but block {block} differs; {}", story());
                     return self.fail("G5", text);
                 }
             }
             Verdict::Bitmap(_) if consistent => {
                 let missed = differing.iter().find(|&&block| !forks.iter().any(|fork| fork.is_dirty(block)));
                 if let Some(block) = missed {
-                    let text = format!("after a power loss of both, block {block} differs and is dirty nowhere; {}", story());
+                    let text =
+                        format!("after a power loss of both, block {block} differs and is dirty nowhere; {}", story());
                     return self.fail("D4", text);
                 }
             }

@@ -181,7 +181,9 @@ fn split_brain_ends_standalone() {
         story.promote(0, false);
         story.world.network.blocked = [true; 2];
         story.write(0, 0, 8);
-        story.until("noticed", |world| (0..2).all(|node| world.facts(node, 0).is_some_and(|facts| !facts.is_connected())));
+        story.until("noticed", |world| {
+            (0..2).all(|node| world.facts(node, 0).is_some_and(|facts| !facts.is_connected()))
+        });
         story.until_answered();
         story.promote(1, false);
         story.write(1, 40, 8);
