@@ -192,3 +192,39 @@ fn climb(a: Tuple, b: Tuple) -> Verdict {
     }
     Verdict::Unrelated
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn side(current: u64, bitmap: u64, history: [u64; 2], crashed: bool) -> Tuple {
+        Tuple { current, bitmap, history, crashed }
+    }
+
+    #[test]
+    fn the_second_ladder_agrees_with_the_reference() {
+        let (a, b, c, d) = (0x10, 0x20, 0x30, 0x40);
+        let sync = b + GenerationId::SYNC_OFFSET;
+        let cases = [
+            (side(4, 0, [0; 2], false), side(4, 0, [0; 2], false), Verdict::NoSync),
+            (side(4, 0, [0; 2], false), side(a, 0, [0; 2], false), Verdict::Full(1)),
+            (side(a, 0, [0; 2], false), side(a, 0, [0; 2], false), Verdict::NoSync),
+            (side(a, 0, [0; 2], true), side(a, 0, [0; 2], false), Verdict::Bitmap(0)),
+            (side(a, b, [0; 2], false), side(a, 0, [0; 2], true), Verdict::Bitmap(0)),
+            (side(a, b, [c, 0], false), side(b, 0, [c, 0], false), Verdict::Bitmap(0)),
+            (side(a, sync, [b, 0], false), side(b, 0, [c, 0], false), Verdict::Bitmap(0)),
+            (side(a, b, [c, d], false), side(c, 0, [d, 0], false), Verdict::Full(0)),
+            (side(a, b, [c, 0], false), side(d, b, [c, 0], false), Verdict::SplitBrain),
+            (side(a, b, [0x50, 0x60], false), side(d, c, [0x70, 0x80], false), Verdict::Unrelated),
+        ];
+        for (one, other, expected) in cases {
+            assert_eq!(climb(one, other), expected, "{one:x?} {other:x?}");
+            let mirrored = match expected {
+                Verdict::Bitmap(source) => Verdict::Bitmap(1 - source),
+                Verdict::Full(source) => Verdict::Full(1 - source),
+                same => same,
+            };
+            assert_eq!(climb(other, one), mirrored, "{other:x?} {one:x?}");
+        }
+    }
+}

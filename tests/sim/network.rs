@@ -231,3 +231,65 @@ impl Network {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(rng: &mut Rng) -> (Network, u64) {
+        let wire = Wire {
+            latency_min: 10,
+            latency_max: 1000,
+            bandwidth: rng.within(1000, 100_000),
+            window: rng.within(10, 5000),
+            piece_max: rng.within(1, 3000),
+        };
+        let mut network = Network::new(wire);
+        let link = network.connect((0, 1), (1, 1));
+        network.links.values_mut().for_each(|link| link.ends.iter_mut().for_each(|end| end.state = EndState::Open));
+        (network, link)
+    }
+
+    /// What arrives at side 1 until nothing comes any more, and whether the end was seen.
+    fn drain(network: &mut Network, link: u64, rng: &mut Rng) -> (Vec<u8>, bool) {
+        let (mut bytes, mut now) = (Vec::new(), 0);
+        for _ in 0..100_000 {
+            now += 500_000;
+            network.pump(link, 0, now, rng, &mut Vec::new());
+            match network.arrive(link, 1, now + 10_000_000) {
+                Arrived::Piece(piece) => bytes.extend_from_slice(&piece),
+                Arrived::End => return (bytes, true),
+                Arrived::Nothing if bytes.len() >= 20_000 => return (bytes, false),
+                Arrived::Wait(_) | Arrived::Nothing => {}
+            }
+        }
+        (bytes, false)
+    }
+
+    #[test]
+    fn an_orderly_close_delivers_everything_in_order_first() {
+        for seed in 0..20 {
+            let mut rng = Rng::new(seed);
+            let (mut network, link) = network(&mut rng);
+            let sent: Vec<u8> = (0..20_000u32).map(|number| number as u8).collect();
+            for part in sent.chunks(777) {
+                network.send(link, 0, [Some(Bytes::copy_from_slice(part)), None]);
+            }
+            network.close(link, 0, true);
+            assert_eq!(drain(&mut network, link, &mut rng), (sent, true));
+        }
+    }
+
+    #[test]
+    fn nothing_passes_a_cut_or_a_blocked_direction() {
+        let mut rng = Rng::new(3);
+        let (mut network, link) = network(&mut rng);
+        network.send(link, 0, [Some(Bytes::from_static(&[1; 100])), None]);
+        network.pump(link, 0, 0, &mut rng, &mut Vec::new());
+        network.blocked = [true, false];
+        assert!(matches!(network.arrive(link, 1, 1 << 40), Arrived::Wait(_)));
+        network.blocked = [false; 2];
+        network.cut(link);
+        assert!(matches!(network.arrive(link, 1, 1 << 40), Arrived::Nothing));
+    }
+}

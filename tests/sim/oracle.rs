@@ -261,3 +261,56 @@ impl Oracle {
         self.copies[volume][1 - from].legal.insert(sector, ids);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holding(id: u64) -> Contents {
+        let mut contents = Contents::default();
+        contents.write(8, &stamp(id, 8, 2));
+        contents
+    }
+
+    #[test]
+    fn an_acknowledged_write_replaces_what_had_ended_before() {
+        let mut oracle = Oracle::new(1);
+        let first = oracle.submit(0, (8, 10), false);
+        let view = holding(first);
+        assert_eq!(oracle.acknowledge(first, [Some(&view), Some(&view)]), Ok([true, true]));
+        let second = oracle.submit(0, (8, 10), false);
+        let newer = holding(second);
+        assert_eq!(oracle.acknowledge(second, [Some(&newer), Some(&view)]), Ok([true, false]));
+        assert_eq!(oracle.legal(0, 0, 8), [second]);
+        assert_eq!(oracle.legal(0, 1, 8), [first, second], "the copy that missed it may be as it was, or have it late");
+        assert_eq!(oracle.exclusive(0, 0, [&newer, &view]).len(), 2);
+        assert_eq!(oracle.exclusive(0, 0, [&newer, &newer]).len(), 0, "it has arrived after all");
+    }
+
+    #[test]
+    fn writes_at_the_same_time_may_end_in_either_order() {
+        let mut oracle = Oracle::new(1);
+        let first = oracle.submit(0, (8, 10), false);
+        let second = oracle.submit(0, (8, 10), false);
+        let view = holding(second);
+        assert!(oracle.acknowledge(first, [Some(&view), None]).is_ok());
+        assert!(oracle.acknowledge(second, [Some(&view), None]).is_ok());
+        assert_eq!(oracle.legal(0, 0, 8), [first, second]);
+    }
+
+    #[test]
+    fn a_write_that_is_nowhere_is_a_lie() {
+        let mut oracle = Oracle::new(1);
+        let id = oracle.submit(0, (8, 10), false);
+        assert_eq!(oracle.acknowledge(id, [Some(&Contents::default()), None]), Err(8));
+    }
+
+    #[test]
+    fn garbage_is_seen() {
+        let mut bytes = stamp(7, 3, 1).to_vec();
+        assert_eq!(look(3, Some(&bytes)), Seen::Write(7));
+        assert_eq!(look(4, Some(&bytes)), Seen::Garbage, "another sector's data");
+        bytes[511] ^= 1;
+        assert_eq!(look(3, Some(&bytes)), Seen::Garbage);
+    }
+}
