@@ -165,7 +165,7 @@ impl Profile {
             clock_rate: [rng.within(900, 1100), rng.within(900, 1100)],
             faults,
             down_max: rng.spread(10 * MILLISECOND, 8 * SECOND),
-            peer: draw_peer(rng),
+            peer: draw_peer(volumes > 1, rng),
             volume: draw_volume(large, rng),
         }
     }
@@ -295,13 +295,14 @@ fn draw_wire(rng: &mut Rng) -> Wire {
     }
 }
 
-fn draw_peer(rng: &mut Rng) -> PeerSettings {
+fn draw_peer(several_volumes: bool, rng: &mut Rng) -> PeerSettings {
     PeerSettings {
         name: String::new(),
         node_id: NodeId::new(0).expect("0 is a node id"),
         address_is_lower: true,
         protocol: ReplicationProtocol::C,
-        version_max: *rng.pick(&[101, 101, 101, 101, 100, 96, 95, 86]),
+        // Older versions know one volume.
+        version_max: if several_volumes { 101 } else { *rng.pick(&[101, 101, 101, 101, 100, 96, 95, 86]) },
         authentication: HmacAlgorithm::from_name("sha1").filter(|_| rng.chance(200)).map(|it| (it, b"secret".to_vec())),
         integrity: DigestAlgorithm::from_name("crc32c").filter(|_| rng.chance(150)),
         verify_alg: String::new(),
