@@ -1,0 +1,313 @@
+//! A backing store: a block device or a regular file, opened once, locked, and measured.
+//!
+//! The descriptor that does the I/O carries the lock (`flock`, on a block device O_EXCL as well). That matters after a
+//! crash: writes that a killed daemon left in its ring reach the disk later, and the lock of the descriptor they use is
+//! held until then. So whoever has the lock knows that nobody else's write is still to come.
+//!
+//! With `direct` the page cache is bypassed where the file system can do that; [`BlockFile::is_direct`] says. The two
+//! ways must never be mixed on one file.
+//!
+//! Not here: transfers of the data path (`ring`); what is here is synchronous and for small, rare work.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::descriptor::{Descriptor, DescriptorKind, checked};
+use super::geometry::{self, Geometry};
+
+/// How often a lock is asked for while waiting. (`flock` can only block without a limit.)
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What to do about a path that does not exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Create {
+    /// Fail.
+    #[default]
+    Never,
+    /// Make a regular file of this many bytes, sparse; an existing one is left as it is.
+    IfMissing {
+        /// Its length.
+        bytes: u64,
+    },
+    /// As `IfMissing`, but fail if the path exists.
+    New {
+        /// Its length.
+        bytes: u64,
+    },
+}
+
+/// How to open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mode {
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Bypass the page cache if the file system can.
+    pub direct: bool,
+    /// What to do about a missing file.
+    pub create: Create,
+}
+
+/// Who holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The process, as seen from here.
+    pub process: i32,
+    /// The name of its program, if it could be found.
+    pub name: Option<String>,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "process {} ({name})", self.process),
+            None => write!(f, "process {}", self.process),
+        }
+    }
+}
+
+/// What can go wrong with a backing store.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockFileError {
+    /// A system call failed.
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    System {
+        /// Which file.
+        path: PathBuf,
+        /// What was attempted.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Somebody else has it.
+    #[error("{path}: in use{}", holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default(), path = path.display())]
+    Locked {
+        /// Which file.
+        path: PathBuf,
+        /// Who, if that could be found.
+        holder: Option<Holder>,
+    },
+    /// It is a directory, a pipe or the like.
+    #[error("{path}: neither a regular file nor a block device", path = path.display())]
+    WrongKind {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// An open backing store. Clones share the descriptor, and with it the lock.
+#[derive(Clone, Debug)]
+pub struct BlockFile {
+    path: PathBuf,
+    descriptor: Descriptor,
+    geometry: Geometry,
+    mode: Mode,
+    is_direct: bool,
+}
+
+impl BlockFile {
+    /// Opens a backing store. It is not locked yet (a block device is, against mounting and other exclusive users).
+    ///
+    /// # Errors
+    /// It cannot be opened, is not a store, or is in use.
+    pub fn open(path: impl AsRef<Path>, mode: Mode) -> Result<Self, BlockFileError> {
+        let path = path.as_ref();
+        let fail = |action| move |source| BlockFileError::System { path: path.to_owned(), action, source };
+        let (file, is_direct) = open_as_asked(path, mode)?;
+        let descriptor = Descriptor::from(file);
+        if descriptor.kind() == DescriptorKind::Other {
+            return Err(BlockFileError::WrongKind { path: path.to_owned() });
+        }
+        let geometry = geometry::measure(&descriptor, is_direct, mode.read_only).map_err(fail("measure"))?;
+        Ok(Self { path: path.to_owned(), descriptor, geometry, mode, is_direct })
+    }
+
+    /// Takes the exclusive lock for as long as the descriptor is open.
+    ///
+    /// # Errors
+    /// Somebody else has it.
+    pub fn lock(&self) -> Result<(), BlockFileError> {
+        // SAFETY: no pointers.
+        match checked(unsafe { libc::flock(self.descriptor.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(BlockFileError::Locked { path: self.path.clone(), holder: geometry::lock_holder(&self.descriptor) })
+            }
+            Err(error) => Err(self.fail("lock", error)),
+        }
+    }
+
+    /// Takes the exclusive lock, waiting for at most `timeout` until whoever has it is gone: a daemon that was killed
+    /// holds it until the last of its writes has reached the disk. Blocks the thread.
+    ///
+    /// # Errors
+    /// Somebody else still has it.
+    pub fn wait_for_lock(&self, timeout: Duration) -> Result<(), BlockFileError> {
+        let deadline = super::clock::now() + timeout;
+        loop {
+            match self.lock() {
+                Err(BlockFileError::Locked { .. }) if super::clock::now() < deadline => {
+                    std::thread::sleep(LOCK_INTERVAL)
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Where it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What operations on a ring name it by.
+    #[must_use]
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// How many bytes it has (as of opening, or of the last [`refresh_size`](Self::refresh_size)).
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.geometry.size
+    }
+
+    /// Asks for the size again: it may have grown.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn refresh_size(&mut self) -> Result<u64, BlockFileError> {
+        self.geometry.size = geometry::size_of(&self.descriptor).map_err(|error| self.fail("measure", error))?;
+        Ok(self.geometry.size)
+    }
+
+    /// The smallest unit the store can write, in bytes.
+    #[must_use]
+    pub fn logical_block(&self) -> u32 {
+        self.geometry.logical_block
+    }
+
+    /// What offsets and lengths must be multiples of: the logical block when direct, 1 otherwise.
+    #[must_use]
+    pub fn offset_alignment(&self) -> u32 {
+        if self.is_direct { self.geometry.offset_alignment } else { 1 }
+    }
+
+    /// What memory addresses must be multiples of.
+    #[must_use]
+    pub fn memory_alignment(&self) -> u32 {
+        if self.is_direct { self.geometry.memory_alignment } else { 1 }
+    }
+
+    /// Whether it is a block device.
+    #[must_use]
+    pub fn is_block_device(&self) -> bool {
+        self.descriptor.kind() == DescriptorKind::BlockDevice
+    }
+
+    /// Whether it is a spinning disk, or lies on one, if the kernel says.
+    #[must_use]
+    pub fn is_rotational(&self) -> Option<bool> {
+        self.geometry.is_rotational
+    }
+
+    /// Whether ranges can be given back.
+    #[must_use]
+    pub fn supports_discard(&self) -> bool {
+        self.geometry.supports_discard
+    }
+
+    /// Whether it bypasses the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.is_direct
+    }
+
+    /// Whether writes are refused.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.mode.read_only
+    }
+
+    /// Reads exactly `bytes.len()` bytes. When direct, everything must be aligned.
+    ///
+    /// # Errors
+    /// The disk's, or the end of the file.
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), BlockFileError> {
+        self.with_file(|file| file.read_exact_at(bytes, offset)).map_err(|error| self.fail("read", error))
+    }
+
+    /// Writes all bytes. When direct, everything must be aligned.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), BlockFileError> {
+        self.with_file(|file| file.write_all_at(bytes, offset)).map_err(|error| self.fail("write", error))
+    }
+
+    /// Makes all completed writes durable.
+    ///
+    /// # Errors
+    /// The disk's; then it is unknown which writes are durable.
+    pub fn sync(&self) -> Result<(), BlockFileError> {
+        self.with_file(std::fs::File::sync_data).map_err(|error| self.fail("sync", error))
+    }
+
+    fn with_file<T>(&self, act: impl FnOnce(&std::fs::File) -> io::Result<T>) -> io::Result<T> {
+        // A duplicate shares the open file, so lock and flags are the same; closing it releases nothing.
+        let duplicate: OwnedFd = self.descriptor.as_fd().try_clone_to_owned()?;
+        act(&std::fs::File::from(duplicate))
+    }
+
+    fn fail(&self, action: &'static str, source: io::Error) -> BlockFileError {
+        BlockFileError::System { path: self.path.clone(), action, source }
+    }
+}
+
+/// Opens the file; the flag says whether the page cache is bypassed.
+fn open_as_asked(path: &Path, mode: Mode) -> Result<(std::fs::File, bool), BlockFileError> {
+    let fail = |source: io::Error| match source.raw_os_error() {
+        Some(libc::EBUSY) => BlockFileError::Locked { path: path.to_owned(), holder: None },
+        _ => BlockFileError::System { path: path.to_owned(), action: "open", source },
+    };
+    let is_new = create_if_asked(path, mode)?;
+    if mode.direct {
+        match open_with(path, mode, libc::O_DIRECT) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (),
+            Err(error) => return Err(fail(error)),
+            Ok(file) if geometry::takes_direct(&file) => return Ok((file, true)),
+            // Opened, but transfers would be refused: begin again without the flag.
+            Ok(file) => drop(file),
+        }
+    }
+    let _ = is_new;
+    open_with(path, mode, 0).map(|file| (file, false)).map_err(fail)
+}
+
+fn open_with(path: &Path, mode: Mode, flag: i32) -> io::Result<std::fs::File> {
+    let is_device = std::fs::metadata(path)
+        .is_ok_and(|status| std::os::unix::fs::FileTypeExt::is_block_device(&status.file_type()));
+    // A reader does not exclude others: images are compared while a daemon holds the device.
+    let exclusive = if is_device && !mode.read_only { libc::O_EXCL } else { 0 };
+    // O_NONBLOCK so that a pipe at the path does not block the open; transfers of files and disks ignore it.
+    let flags = libc::O_CLOEXEC | flag | exclusive;
+    std::fs::OpenOptions::new().read(true).write(!mode.read_only).custom_flags(flags).open(path)
+}
+
+/// Makes the file if that was asked for and it is missing.
+fn create_if_asked(path: &Path, mode: Mode) -> Result<bool, BlockFileError> {
+    let (bytes, must_be_new) = match mode.create {
+        Create::Never => return Ok(false),
+        Create::IfMissing { bytes } => (bytes, false),
+        Create::New { bytes } => (bytes, true),
+    };
+    let made = std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    let result = match made {
+        Ok(file) => file.set_len(bytes).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !must_be_new => Ok(false),
+        Err(error) => Err(error),
+    };
+    result.map_err(|source| BlockFileError::System { path: path.to_owned(), action: "create", source })
+}
