@@ -11,7 +11,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -115,11 +115,12 @@ impl BlockFile {
     pub fn open(path: impl AsRef<Path>, mode: Mode) -> Result<Self, BlockFileError> {
         let path = path.as_ref();
         let fail = |action| move |source| BlockFileError::System { path: path.to_owned(), action, source };
-        let (file, is_direct) = open_as_asked(path, mode)?;
-        let descriptor = Descriptor::from(file);
-        if descriptor.kind() == DescriptorKind::Other {
+        // Asked before opening: to open a pipe would wait for its writer.
+        if std::fs::metadata(path).is_ok_and(|status| !is_store(status.file_type())) {
             return Err(BlockFileError::WrongKind { path: path.to_owned() });
         }
+        let (file, is_direct) = open_as_asked(path, mode)?;
+        let descriptor = Descriptor::from(file);
         let geometry = geometry::measure(&descriptor, is_direct, mode.read_only).map_err(fail("measure"))?;
         Ok(Self { path: path.to_owned(), descriptor, geometry, mode, is_direct })
     }
@@ -272,7 +273,7 @@ fn open_as_asked(path: &Path, mode: Mode) -> Result<(std::fs::File, bool), Block
         Some(libc::EBUSY) => BlockFileError::Locked { path: path.to_owned(), holder: None },
         _ => BlockFileError::System { path: path.to_owned(), action: "open", source },
     };
-    let is_new = create_if_asked(path, mode)?;
+    create_if_asked(path, mode)?;
     if mode.direct {
         match open_with(path, mode, libc::O_DIRECT) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (),
@@ -282,32 +283,107 @@ fn open_as_asked(path: &Path, mode: Mode) -> Result<(std::fs::File, bool), Block
             Ok(file) => drop(file),
         }
     }
-    let _ = is_new;
     open_with(path, mode, 0).map(|file| (file, false)).map_err(fail)
 }
 
+fn is_store(kind: std::fs::FileType) -> bool {
+    kind.is_file() || kind.is_block_device()
+}
+
 fn open_with(path: &Path, mode: Mode, flag: i32) -> io::Result<std::fs::File> {
-    let is_device = std::fs::metadata(path)
-        .is_ok_and(|status| std::os::unix::fs::FileTypeExt::is_block_device(&status.file_type()));
+    let is_device = std::fs::metadata(path).is_ok_and(|status| status.file_type().is_block_device());
     // A reader does not exclude others: images are compared while a daemon holds the device.
     let exclusive = if is_device && !mode.read_only { libc::O_EXCL } else { 0 };
-    // O_NONBLOCK so that a pipe at the path does not block the open; transfers of files and disks ignore it.
-    let flags = libc::O_CLOEXEC | flag | exclusive;
-    std::fs::OpenOptions::new().read(true).write(!mode.read_only).custom_flags(flags).open(path)
+    std::fs::OpenOptions::new().read(true).write(!mode.read_only).custom_flags(flag | exclusive).open(path)
 }
 
 /// Makes the file if that was asked for and it is missing.
-fn create_if_asked(path: &Path, mode: Mode) -> Result<bool, BlockFileError> {
+fn create_if_asked(path: &Path, mode: Mode) -> Result<(), BlockFileError> {
     let (bytes, must_be_new) = match mode.create {
-        Create::Never => return Ok(false),
+        Create::Never => return Ok(()),
         Create::IfMissing { bytes } => (bytes, false),
         Create::New { bytes } => (bytes, true),
     };
     let made = std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
     let result = match made {
-        Ok(file) => file.set_len(bytes).map(|()| true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !must_be_new => Ok(false),
+        Ok(file) => file.set_len(bytes),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !must_be_new => Ok(()),
         Err(error) => Err(error),
     };
     result.map_err(|source| BlockFileError::System { path: path.to_owned(), action: "create", source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    fn mode() -> Mode {
+        Mode { create: Create::IfMissing { bytes: SIZE }, ..Mode::default() }
+    }
+
+    #[test]
+    fn a_new_file_has_the_size_asked_for_and_an_old_one_keeps_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        assert!(BlockFile::open(&path, Mode::default()).is_err());
+        assert_eq!(BlockFile::open(&path, mode()).unwrap().size(), SIZE);
+        let again = Mode { create: Create::IfMissing { bytes: 5 }, ..Mode::default() };
+        let mut file = BlockFile::open(&path, again).unwrap();
+        assert_eq!((file.size(), file.is_block_device(), file.logical_block()), (SIZE, false, 512));
+        assert!(BlockFile::open(&path, Mode { create: Create::New { bytes: 5 }, ..Mode::default() }).is_err());
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2 * SIZE).unwrap();
+        assert_eq!(file.refresh_size().unwrap(), 2 * SIZE);
+    }
+
+    #[test]
+    fn a_second_descriptor_is_refused_the_lock_and_told_who_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        let (first, second) = (BlockFile::open(&path, mode()).unwrap(), BlockFile::open(&path, mode()).unwrap());
+        first.lock().unwrap();
+        first.lock().unwrap();
+        let error = second.lock().unwrap_err();
+        assert!(error.to_string().contains(&format!("in use by process {}", std::process::id())), "{error}");
+        assert!(second.wait_for_lock(Duration::from_millis(30)).is_err());
+        let clone = first.clone();
+        drop(first);
+        assert!(second.lock().is_err(), "a clone shares the descriptor and keeps the lock");
+        let waiter = std::thread::spawn(move || second.wait_for_lock(Duration::from_secs(10)));
+        drop(clone);
+        waiter.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn transfers_go_through_whether_direct_or_not() {
+        for directory in [tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()] {
+            for direct in [false, true] {
+                let file = BlockFile::open(directory.path().join("disk"), Mode { direct, ..mode() }).unwrap();
+                assert!(direct || !file.is_direct());
+                let mut buffer = super::super::buffer::BufferPool::new().take_zeroed(4096);
+                buffer.fill(7);
+                file.write_at(&buffer, 8192).unwrap();
+                file.sync().unwrap();
+                buffer.fill(0);
+                file.read_at(&mut buffer, 8192).unwrap();
+                assert!(buffer.iter().all(|byte| *byte == 7));
+                assert!(file.read_at(&mut buffer, SIZE).is_err(), "nothing is behind the end");
+                assert!(file.offset_alignment() <= 4096 && file.memory_alignment() <= 4096);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_cannot_write_and_other_things_are_no_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        drop(BlockFile::open(&path, mode()).unwrap());
+        let reader = BlockFile::open(&path, Mode { read_only: true, ..Mode::default() }).unwrap();
+        assert!(reader.is_read_only());
+        assert!(reader.write_at(&[0; 512], 0).is_err());
+        for path in [directory.path(), Path::new("/dev/null")] {
+            assert!(matches!(BlockFile::open(path, Mode::default()), Err(BlockFileError::WrongKind { .. })));
+        }
+    }
 }

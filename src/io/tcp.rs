@@ -210,9 +210,9 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_somebody_else_is_refused_by_name() {
+    fn an_address_of_another_family_is_refused_by_name() {
         let peer = "192.0.2.1:9".parse().unwrap();
-        let error = connecting(peer, Some("192.0.2.2".parse().unwrap()), &StreamOptions::default()).unwrap_err();
-        assert!(error.to_string().contains("192.0.2.2"), "{error}");
+        let error = connecting(peer, Some("2001:db8::1".parse().unwrap()), &StreamOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("2001:db8::1"), "{error}");
     }
 }
