@@ -122,6 +122,8 @@ impl BlockFile {
         let (file, is_direct) = open_as_asked(path, mode)?;
         let descriptor = Descriptor::from(file);
         let geometry = geometry::measure(&descriptor, is_direct, mode.read_only).map_err(fail("measure"))?;
+        let fd = descriptor.try_into_owned().expect("nobody else has seen it");
+        let descriptor = Descriptor::aligned(fd, geometry.alignment);
         Ok(Self { path: path.to_owned(), descriptor, geometry, mode, is_direct })
     }
 
@@ -193,13 +195,13 @@ impl BlockFile {
     /// What offsets and lengths must be multiples of: the logical block when direct, 1 otherwise.
     #[must_use]
     pub fn offset_alignment(&self) -> u32 {
-        if self.is_direct { self.geometry.offset_alignment } else { 1 }
+        self.geometry.alignment.offset
     }
 
     /// What memory addresses must be multiples of.
     #[must_use]
     pub fn memory_alignment(&self) -> u32 {
-        if self.is_direct { self.geometry.memory_alignment } else { 1 }
+        self.geometry.alignment.memory
     }
 
     /// Whether it is a block device.
@@ -237,7 +239,9 @@ impl BlockFile {
     /// # Errors
     /// The disk's, or the end of the file.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), BlockFileError> {
-        self.with_file(|file| file.read_exact_at(bytes, offset)).map_err(|error| self.fail("read", error))
+        self.check_alignment(bytes, offset)
+            .and_then(|()| self.with_file(|file| file.read_exact_at(bytes, offset)))
+            .map_err(|error| self.fail("read", error))
     }
 
     /// Writes all bytes. When direct, everything must be aligned.
@@ -245,7 +249,9 @@ impl BlockFile {
     /// # Errors
     /// The disk's.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), BlockFileError> {
-        self.with_file(|file| file.write_all_at(bytes, offset)).map_err(|error| self.fail("write", error))
+        self.check_alignment(bytes, offset)
+            .and_then(|()| self.with_file(|file| file.write_all_at(bytes, offset)))
+            .map_err(|error| self.fail("write", error))
     }
 
     /// Makes all completed writes durable.
@@ -254,6 +260,12 @@ impl BlockFile {
     /// The disk's; then it is unknown which writes are durable.
     pub fn sync(&self) -> Result<(), BlockFileError> {
         self.with_file(std::fs::File::sync_data).map_err(|error| self.fail("sync", error))
+    }
+
+    fn check_alignment(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let alignment = self.geometry.alignment;
+        let is_aligned = alignment.allows_memory(bytes) && alignment.allows_offset(offset);
+        if is_aligned { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
     }
 
     fn with_file<T>(&self, act: impl FnOnce(&std::fs::File) -> io::Result<T>) -> io::Result<T> {

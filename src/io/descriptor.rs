@@ -16,6 +16,34 @@ pub enum DescriptorKind {
     Other,
 }
 
+/// What transfers must be multiples of. Some file systems would do others through the page cache without a word, and the
+/// two ways must not be mixed on one file; so who bypasses the cache says so here and the ring refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alignment {
+    /// Of memory addresses.
+    pub memory: u32,
+    /// Of offsets and of the length of each piece.
+    pub offset: u32,
+}
+
+impl Alignment {
+    /// Everything is allowed.
+    pub const NONE: Self = Self { memory: 1, offset: 1 };
+
+    /// Whether memory at this address with this length may be transferred.
+    #[must_use]
+    pub fn allows_memory(self, bytes: &[u8]) -> bool {
+        (bytes.as_ptr() as usize).is_multiple_of(self.memory as usize)
+            && bytes.len().is_multiple_of(self.offset as usize)
+    }
+
+    /// Whether a position or length may be used.
+    #[must_use]
+    pub fn allows_offset(self, offset: u64) -> bool {
+        offset.is_multiple_of(u64::from(self.offset))
+    }
+}
+
 /// A shared, open descriptor; closed when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Descriptor(Arc<Inner>);
@@ -24,9 +52,23 @@ pub struct Descriptor(Arc<Inner>);
 struct Inner {
     fd: OwnedFd,
     kind: DescriptorKind,
+    alignment: Alignment,
 }
 
 impl Descriptor {
+    /// A descriptor whose transfers must be aligned.
+    #[must_use]
+    pub fn aligned(fd: OwnedFd, alignment: Alignment) -> Self {
+        let kind = kind_of(fd.as_fd());
+        Self(Arc::new(Inner { fd, kind, alignment }))
+    }
+
+    /// What its transfers must be multiples of.
+    #[must_use]
+    pub fn alignment(&self) -> Alignment {
+        self.0.alignment
+    }
+
     /// What it names.
     #[must_use]
     pub fn kind(&self) -> DescriptorKind {
@@ -50,8 +92,7 @@ impl Descriptor {
 
 impl From<OwnedFd> for Descriptor {
     fn from(fd: OwnedFd) -> Self {
-        let kind = kind_of(fd.as_fd());
-        Self(Arc::new(Inner { fd, kind }))
+        Self::aligned(fd, Alignment::NONE)
     }
 }
 

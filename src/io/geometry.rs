@@ -8,7 +8,7 @@ use nix::sys::stat::{fstat, major, minor};
 
 use super::block_file::Holder;
 use super::buffer::{ALIGNMENT, BufferPool};
-use super::descriptor::{Descriptor, DescriptorKind, checked};
+use super::descriptor::{Alignment, Descriptor, DescriptorKind, checked};
 
 /// `BLKGETSIZE64`: size in bytes.
 const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
@@ -23,8 +23,8 @@ const SECTOR: u32 = 512;
 pub(in crate::io) struct Geometry {
     pub(in crate::io) size: u64,
     pub(in crate::io) logical_block: u32,
-    pub(in crate::io) offset_alignment: u32,
-    pub(in crate::io) memory_alignment: u32,
+    /// For transfers that bypass the page cache.
+    pub(in crate::io) alignment: Alignment,
     pub(in crate::io) is_rotational: Option<bool>,
     pub(in crate::io) supports_discard: bool,
 }
@@ -32,19 +32,19 @@ pub(in crate::io) struct Geometry {
 pub(in crate::io) fn measure(descriptor: &Descriptor, is_direct: bool, read_only: bool) -> io::Result<Geometry> {
     let size = size_of(descriptor)?;
     let logical_block = logical_block(descriptor)?;
-    let (memory_alignment, offset_alignment) = match direct_alignment(descriptor) {
-        Some((memory, offset)) => (memory, offset.max(logical_block)),
-        None if is_direct => fallback_alignment(descriptor, logical_block),
-        None => (logical_block, logical_block),
+    let alignment = match direct_alignment(descriptor) {
+        _ if !is_direct => Alignment::NONE,
+        Some(Alignment { memory, offset }) => Alignment { memory, offset: offset.max(logical_block) },
+        None => fallback_alignment(descriptor, logical_block),
     };
-    let logical_block = if is_direct { offset_alignment } else { logical_block };
+    let logical_block = logical_block.max(alignment.offset);
     let queue = queue_directory(descriptor);
     let supports_discard = match descriptor.kind() {
         DescriptorKind::BlockDevice => attribute(queue.as_deref(), "discard_max_bytes").is_some_and(|bytes| bytes > 0),
         _ => !read_only && punches_holes(descriptor, size),
     };
     let is_rotational = attribute(queue.as_deref(), "rotational").map(|value| value != 0);
-    Ok(Geometry { size, logical_block, offset_alignment, memory_alignment, is_rotational, supports_discard })
+    Ok(Geometry { size, logical_block, alignment, is_rotational, supports_discard })
 }
 
 pub(in crate::io) fn size_of(descriptor: &Descriptor) -> io::Result<u64> {
@@ -69,7 +69,7 @@ fn logical_block(descriptor: &Descriptor) -> io::Result<u32> {
 }
 
 /// Alignment of memory and of offsets for O_DIRECT, if the kernel (6.1 and later) and the file system say.
-fn direct_alignment(descriptor: &Descriptor) -> Option<(u32, u32)> {
+fn direct_alignment(descriptor: &Descriptor) -> Option<Alignment> {
     // SAFETY: all zeroes is a valid `statx`.
     let mut status: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: an empty path with AT_EMPTY_PATH means the descriptor; the kernel fills `status` during the call.
@@ -77,17 +77,18 @@ fn direct_alignment(descriptor: &Descriptor) -> Option<(u32, u32)> {
         libc::statx(descriptor.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &raw mut status)
     };
     let is_known = result == 0 && status.stx_mask & libc::STATX_DIOALIGN != 0 && status.stx_dio_offset_align > 0;
-    is_known.then_some((status.stx_dio_mem_align.max(1), status.stx_dio_offset_align))
+    is_known.then_some(Alignment { memory: status.stx_dio_mem_align.max(1), offset: status.stx_dio_offset_align })
 }
 
 /// Where the kernel does not say: try a sector, else a page. Device: its logical block.
-fn fallback_alignment(descriptor: &Descriptor, logical_block: u32) -> (u32, u32) {
+fn fallback_alignment(descriptor: &Descriptor, logical_block: u32) -> Alignment {
     let page = u32::try_from(ALIGNMENT).expect("a page is small");
-    match descriptor.kind() {
-        DescriptorKind::BlockDevice => (logical_block, logical_block),
-        _ if reads_directly(descriptor, SECTOR as usize) => (SECTOR, SECTOR),
-        _ => (page, page),
-    }
+    let unit = match descriptor.kind() {
+        DescriptorKind::BlockDevice => logical_block,
+        _ if reads_directly(descriptor, SECTOR as usize) => SECTOR,
+        _ => page,
+    };
+    Alignment { memory: unit, offset: unit }
 }
 
 /// Whether a file opened with O_DIRECT really takes aligned transfers: some file systems only refuse those.

@@ -30,6 +30,7 @@ mod operation;
 mod pinned;
 #[cfg(test)]
 mod tests;
+mod validate;
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,12 +41,12 @@ use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, opcode};
 use slab::Slab;
 
-use self::entries::CHUNKS_MAX;
 use self::files::FileTable;
 use self::flight::{Flight, LINKED, Step};
 use self::helper::{Helper, Job};
 pub use self::operation::{Completion, FallocateMode, OpKey, Operation, Outcome, Pieces, Refused, RingError, Span};
-use self::pinned::{FreeList, VECTORS_MAX};
+use self::pinned::FreeList;
+use self::validate::why_invalid;
 use crate::io::descriptor::Descriptor;
 
 /// How many operations a ring holds at once, queued or in flight. Several times what the largest NBD and replication
@@ -424,47 +425,4 @@ fn set_up(entries: u32) -> io::Result<IoUring> {
         }
         result => result,
     }
-}
-
-fn why_invalid(operation: &Operation) -> Option<&'static str> {
-    match operation {
-        Operation::ReadAt { buffer, offset, .. } => transfer(*offset, buffer.len() as u64),
-        Operation::WriteAt { pieces, offset, .. } => transfer(*offset, pieces.len() as u64),
-        Operation::Fallocate { offset, len, .. }
-        | Operation::WriteZeroes { offset, len, .. }
-        | Operation::Discard { offset, len, .. } => transfer(*offset, *len),
-        Operation::SendMsg { pieces, .. } => pieces.is_empty().then_some("there is nothing to send"),
-        Operation::Recv { chunk, len, .. } => (*len == 0 || chunk.remaining() == 0).then_some("there is no room"),
-        Operation::RecvMsg { chunks, layout, .. } => why_invalid_layout(chunks, layout),
-        Operation::Close { descriptor } => descriptor.is_none().then_some("there is nothing to close"),
-        _ => None,
-    }
-}
-
-fn transfer(offset: u64, len: u64) -> Option<&'static str> {
-    let end = offset.checked_add(len).and_then(|end| i64::try_from(end).ok());
-    if len == 0 {
-        Some("the range is empty")
-    } else if end.is_none() {
-        Some("the range ends beyond any file")
-    } else {
-        None
-    }
-}
-
-fn why_invalid_layout(chunks: &[crate::io::buffer::Chunk], layout: &[Span]) -> Option<&'static str> {
-    if chunks.len() > CHUNKS_MAX || layout.len() > VECTORS_MAX {
-        return Some("the layout has too many parts");
-    }
-    if layout.is_empty() || layout.iter().any(|span| span.len == 0 || span.chunk >= chunks.len()) {
-        return Some("a span is empty or names no chunk");
-    }
-    for (index, chunk) in chunks.iter().enumerate() {
-        let wanted =
-            layout.iter().filter(|span| span.chunk == index).try_fold(0usize, |sum, span| sum.checked_add(span.len));
-        if wanted.is_none_or(|wanted| wanted > chunk.remaining()) {
-            return Some("a chunk has no room for its spans");
-        }
-    }
-    None
 }

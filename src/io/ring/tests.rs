@@ -121,12 +121,24 @@ fn a_direct_file_refuses_what_is_not_aligned_and_gives_it_back() {
     if !file.is_direct() {
         return;
     }
-    let bytes = bench.pattern(8192, 0).slice(100..4196);
-    let completion = bench.write(&file, 0, bytes.clone(), false);
-    assert_eq!(completion.result.unwrap_err().errno(), Some(libc::EINVAL));
-    let Operation::WriteAt { pieces: Pieces::One(returned), .. } = completion.operation else { panic!() };
-    assert_eq!(returned, bytes);
-    assert!(bench.read(&file, 100, 4096).is_err());
+    let whole = bench.pattern(16384, 0);
+    let write =
+        |pieces: Pieces, offset| Operation::WriteAt { file: file.descriptor().clone(), offset, pieces, durable: false };
+    for operation in [
+        write(whole.slice(100..4196).into(), 0),
+        write(whole.slice(0..4000).into(), 0),
+        write(whole.slice(0..4096).into(), 100),
+        write(vec![whole.slice(0..4096), whole.slice(4096..4100)].into(), 0),
+        Operation::ReadAt { file: file.descriptor().clone(), offset: 100, buffer: bench.pool.take(4096) },
+        Operation::ReadAt { file: file.descriptor().clone(), offset: 0, buffer: bench.pool.take(4095) },
+    ] {
+        let name = operation.name();
+        let refused = bench.ring.push(operation).unwrap_err();
+        assert!(matches!(refused.reason, RingError::Invalid { .. }));
+        assert_eq!(refused.operation.name(), name);
+    }
+    let pieces = vec![whole.slice(0..512), whole.slice(1024..4096)];
+    bench.write(&file, 512, pieces, false).result.unwrap();
 }
 
 #[test]
