@@ -7,7 +7,10 @@ use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, MmapOptions};
+
+use super::descriptor::Descriptor;
+use super::geometry;
 
 /// A whole file as bytes.
 #[derive(Debug)]
@@ -21,10 +24,12 @@ impl MappedFile {
     /// # Errors
     /// It cannot be opened or mapped.
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        let file = std::fs::File::open(path)?;
-        // SAFETY: the mapping is private to this value and read-only. That nobody writes to or truncates the file
+        let file = Descriptor::from(std::fs::File::open(path)?);
+        // Asked for by ourselves: a block device says 0 where a file says its length.
+        let bytes = usize::try_from(geometry::size_of(&file)?).map_err(io::Error::other)?;
+        // SAFETY: the mapping is read-only and belongs to this value. That nobody writes to or truncates the file
         // meanwhile is the caller's part, stated above: offline work on a store that is locked or at rest.
-        let map = unsafe { Mmap::map(&file)? };
+        let map = unsafe { MmapOptions::new().len(bytes).map(&file)? };
         // Only a hint.
         let _ = map.advise(Advice::Sequential);
         Ok(Self { map })

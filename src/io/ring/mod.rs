@@ -314,7 +314,10 @@ impl Ring {
                 let index = u32::try_from(user_data & (LINKED - 1)).expect("31 bits fit 32");
                 let generation = u32::try_from(user_data >> 32).expect("32 bits fit 32");
                 let key = OpKey { index, generation };
-                let flight = self.flight(key).expect("a flight stays until the kernel owes it nothing");
+                let Some(flight) = self.flight(key) else {
+                    tracing::error!(?key, result, "a completion of no operation");
+                    return;
+                };
                 let step = flight.on_result(user_data & LINKED != 0, result);
                 self.take(key, step);
             }
@@ -402,6 +405,7 @@ impl Drop for Ring {
             if entered.is_err() || left.is_zero() {
                 tracing::error!(operations = self.flights.len(), "the kernel does not give buffers back: leaked");
                 std::mem::forget(std::mem::take(&mut self.flights));
+                std::mem::forget(self.helper.take());
                 return;
             }
         }

@@ -209,7 +209,8 @@ pub enum Operation {
         after: Duration,
     },
     /// Asks for an operation to end early. That operation completes as [`RingError::Cancelled`], or as if nothing had
-    /// been asked if it was too late; disk transfers usually are.
+    /// been asked if it was too late; disk transfers usually are. Its own result says only whether the kernel found it
+    /// (ENOENT: it had ended, or was still queued here, which cancels it all the same).
     Cancel {
         /// Which.
         key: OpKey,

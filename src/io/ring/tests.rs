@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::*;
 use crate::io::block_file::{BlockFile, Create, Mode};
 use crate::io::buffer::{AlignedBuffer, BufferPool, Chunk};
+use crate::io::process::{self, Command};
 use crate::io::wake::Mailbox;
 use crate::io::{tcp, unix};
 
@@ -533,4 +534,78 @@ fn a_durable_write_ends_only_after_a_sync_that_followed_all_of_it() {
     assert!(matches!(judge_durable([(false, 100), (true, -libc::ECANCELED)]), Step::Again));
     assert!(matches!(judge_durable([(false, 100), (true, -libc::EIO)]), Step::Finished(Err(_))));
     assert!(matches!(judge_durable([(false, -libc::EIO), (true, -libc::ECANCELED)]), Step::Finished(Err(_))));
+}
+
+#[test]
+fn the_helper_thread_answers_through_the_ring() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut bench, file) = (Bench::new(), store(&directory, false));
+    for generation in 100..103 {
+        let file = file.descriptor().clone();
+        let operation = Operation::Discard { file: file.clone(), offset: 0, len: 4096 };
+        let index = bench.ring.flights.insert(Flight::new(operation, 0, generation));
+        let key = OpKey { index: index as u32, generation };
+        bench.ring.help(key, Job::Discard { file, offset: 0, len: 4096 });
+        let completion = bench.wait(1).remove(0);
+        assert_eq!(completion.key, key);
+        assert_eq!(completion.result.unwrap_err().errno(), Some(libc::ENOTTY), "a file knows no such ioctl");
+    }
+}
+
+/// A loop device over a sparse file, where that is allowed.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn new(file: &Path) -> Option<Self> {
+        let command =
+            Command::new(["losetup".as_ref(), "--find".as_ref(), "--show".as_ref(), file.as_os_str()], PATIENCE);
+        let report = process::run(&command).ok().filter(process::Report::is_success)?;
+        Some(Self(String::from_utf8(report.output).ok()?.trim().to_owned()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = process::run(&Command::new(["losetup", "--detach", &self.0], PATIENCE));
+    }
+}
+
+#[test]
+fn a_block_device_is_exclusive_and_discards_and_zeroes() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(store(&directory, false));
+    let Some(device) = LoopDevice::new(&directory.path().join("disk")) else { return };
+    let mode = Mode { direct: true, ..Mode::default() };
+    let file = BlockFile::open(&device.0, mode).unwrap();
+    assert!(file.is_block_device() && file.is_direct() && file.supports_discard());
+    assert_eq!((file.size(), file.logical_block()), (SIZE, 512));
+    assert!(matches!(BlockFile::open(&device.0, mode), Err(crate::io::block_file::BlockFileError::Locked { .. })));
+    BlockFile::open(&device.0, Mode { read_only: true, ..mode }).unwrap();
+    assert_eq!(crate::io::mapped::MappedFile::open(&device.0).unwrap().len() as u64, SIZE);
+    let mut bench = Bench::new();
+    let (offset, len) = (1 << 20, 2 << 20);
+    for kind in 0..5 {
+        let bytes = bench.pattern(2 << 20, 5);
+        bench.write(&file, offset, bytes, true).result.unwrap();
+        let file_of = file.descriptor().clone();
+        match kind {
+            0 => drop(bench.perform(Operation::Discard { file: file_of, offset, len }).result.unwrap()),
+            1 => {
+                let operation = Operation::Discard { file: file_of.clone(), offset, len };
+                let index = bench.ring.flights.insert(Flight::new(operation, 0, 1000)) as u32;
+                bench.ring.help(OpKey { index, generation: 1000 }, Job::Discard { file: file_of, offset, len });
+                bench.wait(1).remove(0).result.unwrap();
+            }
+            2 | 3 => {
+                let operation = Operation::WriteZeroes { file: file_of, offset, len, may_unmap: kind == 2 };
+                bench.perform(operation).result.unwrap();
+            }
+            _ => {
+                let mode = FallocateMode::ZeroRange;
+                bench.perform(Operation::Fallocate { file: file_of, offset, len, mode }).result.unwrap();
+            }
+        }
+        // (A loop device over a file gives zeroes after a discard as well.)
+        assert!(bench.read(&file, offset, 2 << 20).unwrap().iter().all(|byte| *byte == 0), "kind {kind}");
+    }
 }
