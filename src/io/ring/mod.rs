@@ -96,9 +96,12 @@ impl Ring {
     /// # Errors
     /// The kernel has no io_uring or forbids it.
     pub fn new(entries: u32) -> Result<Self, RingError> {
-        let ring = set_up(entries.max(2)).map_err(RingError::Setup)?;
+        set_up(entries.max(2)).map(Self::over).map_err(RingError::Setup)
+    }
+
+    fn over(ring: IoUring) -> Self {
         let files = FileTable::new(&ring);
-        Ok(Self {
+        Self {
             ring,
             flights: Slab::new(),
             next_generation: 0,
@@ -110,7 +113,7 @@ impl Ring {
             helper: None,
             closing: false,
             not_send: PhantomData,
-        })
+        }
     }
 
     /// Makes operations on `descriptor` cheaper from now on. It stays open until [`unregister`](Self::unregister), also
@@ -414,19 +417,20 @@ impl Drop for Ring {
 
 /// A ring with the flags that make it cheap; plain on kernels or sandboxes that refuse them.
 fn set_up(entries: u32) -> io::Result<IoUring> {
-    let completions = entries.saturating_mul(4);
     let cheap = IoUring::builder()
         .setup_clamp()
-        .setup_cqsize(completions)
+        .setup_cqsize(entries.saturating_mul(4))
         .setup_submit_all()
         .setup_single_issuer()
         .setup_coop_taskrun()
         .setup_defer_taskrun()
         .build(entries);
     match cheap {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            IoUring::builder().setup_clamp().setup_cqsize(completions).setup_submit_all().build(entries)
-        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => set_up_plainly(entries),
         result => result,
     }
+}
+
+fn set_up_plainly(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder().setup_clamp().setup_cqsize(entries.saturating_mul(4)).setup_submit_all().build(entries)
 }

@@ -325,6 +325,17 @@ fn a_long_send_arrives_whole_over_a_socket_pair() {
 }
 
 #[test]
+fn a_ring_without_the_cheap_flags_does_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench { ring: Ring::over(set_up_plainly(4).unwrap()), pool: BufferPool::new() };
+    let (file, bytes) = (store(&directory, true), bench.pattern(1 << 20, 1));
+    bench.write(&file, 0, bytes.clone(), true).result.unwrap();
+    assert_eq!(bench.read(&file, 0, 1 << 20).unwrap()[..], bytes[..]);
+    let (ours, theirs) = unix::pair().unwrap();
+    stream_through(bench, ours.into(), theirs.into());
+}
+
+#[test]
 fn a_long_send_arrives_whole_between_non_blocking_sockets() {
     let (ours, theirs) = unix::pair().unwrap();
     tcp::set_nonblocking(&ours, true).unwrap();
