@@ -40,6 +40,10 @@ pub(super) enum Then {
     Promoted,
     /// Bitmap pages of the source are out: begin as source towards this peer.
     SourcePages(usize),
+    /// The resync's id is durable at the source: tell the target.
+    SourceReady(usize),
+    /// The target's cleared bits are out: write the common generation.
+    TargetPagesFinal(usize),
     /// Bitmap pages of the target are out: take the resync's generation.
     TargetPages(usize),
     /// The target's superblock names the resync: foreign writes may begin.
@@ -322,6 +326,8 @@ impl Resource {
             Then::Attached => self.finish_attach(volume),
             Then::Promoted => self.settle_blocked(volume),
             Then::SourcePages(peer) => self.begin_source(volume, peer),
+            Then::SourceReady(peer) => self.source_is_ready(volume, peer),
+            Then::TargetPagesFinal(peer) => self.target_pages_are_final(volume, peer),
             Then::TargetPages(peer) => self.begin_target(volume, peer),
             Then::TargetReady(peer) => self.target_is_ready(volume, peer),
             Then::TargetFinished(peer) => self.target_is_finished(volume, peer),

@@ -62,8 +62,8 @@ pub(super) struct Target {
     /// When to ask for more; not before the superblock names this resync.
     pub(super) tick_at: Option<Instant>,
     /// Written ranges that wait for a flush before they are acknowledged.
-    pub(super) written: Vec<(SectorRange, Held)>,
-    pub(super) flushing: Vec<(SectorRange, Held)>,
+    pub(super) written: Vec<SectorRange>,
+    pub(super) flushing: Vec<SectorRange>,
     pub(super) ending: bool,
 }
 
@@ -167,9 +167,8 @@ impl Resource {
         };
         if let Some(target) = resync.target() {
             let asked = std::mem::take(&mut target.asked);
-            let written = target.written.drain(..).chain(target.flushing.drain(..)).map(|(_, held)| held);
-            let held: Vec<Held> = asked.into_values().map(|asked| asked.held).chain(written).collect();
-            held.into_iter().for_each(|held| self.release_interval(volume, held));
+            asked.into_values().for_each(|asked| self.release_interval(volume, asked.held));
+            self.give_up_target_writes(volume);
         }
         self.give_up_source_reads(volume, peer);
     }

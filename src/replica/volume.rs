@@ -48,8 +48,8 @@ pub(super) enum Pending {
     SourceRead(usize),
     TargetWrite(usize),
     TargetChecksum(usize, u64),
-    /// Flush before resync writes are acknowledged: volume.
-    TargetFlush(usize),
+    /// Flush before resync writes are acknowledged: volume, peer.
+    TargetFlush(usize, usize),
 }
 
 /// An attached (or failing) backing device.
