@@ -3,6 +3,7 @@
 //! A more specific place wins: common (or the template instead of it), resource, volume, host's volume; and for a peer:
 //! common, resource, mesh or connection, the connection's volume.
 
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
 use super::check::volumes_of;
@@ -13,7 +14,7 @@ use super::syntax::{
     ConnectionConfig, Document, EndpointConfig, HostConfig, HostKind, MetaConfig, Options, ResourceConfig, Sections,
     VolumeConfig,
 };
-use super::value::{Address, Family, Host, MetaDisk, Peer, PeerVolume, Resource, Volume};
+use super::value::{Address, Host, MetaDisk, Peer, PeerVolume, Resource, Volume};
 use crate::model::ids::{NodeId, VolumeNumber};
 
 /// What resource `name` means on `node`.
@@ -82,15 +83,15 @@ pub(super) fn node_ids(resource: &ResourceConfig) -> Result<Vec<NodeId>, Resolve
         && one.node_id.is_none()
         && other.node_id.is_none()
     {
-        let hash = |host: &HostConfig| {
+        let order = |host: &HostConfig| {
             let address = host.address.as_ref().map(|address| &address.value);
-            address.map(address_hash).ok_or(ResolveError::AddressMissing { name: name(), host: host.name() })
+            address.map(node_order).ok_or(ResolveError::AddressMissing { name: name(), host: host.name() })
         };
         let (Some(low), Some(high)) = (NodeId::new(0), NodeId::new(1)) else { return Ok(Vec::new()) };
-        return match hash(one)?.cmp(&hash(other)?) {
-            std::cmp::Ordering::Greater => Ok(vec![low, high]),
-            std::cmp::Ordering::Less => Ok(vec![high, low]),
-            std::cmp::Ordering::Equal => Err(ResolveError::NodeIdsUndecided { name: name() }),
+        return match order(one)?.cmp(&order(other)?) {
+            Ordering::Greater => Ok(vec![low, high]),
+            Ordering::Less => Ok(vec![high, low]),
+            Ordering::Equal => Err(ResolveError::NodeIdsUndecided { name: name() }),
         };
     }
     let id = |host: &HostConfig| {
@@ -100,13 +101,12 @@ pub(super) fn node_ids(resource: &ResourceConfig) -> Result<Vec<NodeId>, Resolve
     resource.hosts.iter().map(id).collect()
 }
 
-/// The number by which two hosts without node ids are ordered.
-fn address_hash(address: &Address) -> u32 {
-    let text = match address.family {
-        Family::Ipv6 => format!("{}:[{}]:{}", address.family, address.host, address.port),
-        _ => format!("{}:{}:{}", address.family, address.host, address.port),
-    };
-    crc32c::crc32c(text.as_bytes())
+/// What two hosts without node ids are ordered by: the tools' checksum of the IP address alone, compared as a signed
+/// number, the higher one being node 0. Where both have one address the tools give up; here the lower port is node 0.
+fn node_order(address: &Address) -> (i32, Reverse<u16>) {
+    const SEED: u32 = 0x1a65_6f21;
+    let checksum = !crc32c::crc32c_append(!SEED, address.host.as_bytes());
+    (checksum.cast_signed(), Reverse(address.port))
 }
 
 /// A connection of ours: the peer, both addresses of each path, and what is set for it.
