@@ -106,7 +106,7 @@ fn read(files: &dyn Files, path: &str, named_at: &Place) -> Result<Vec<u8>, Conf
 }
 
 /// `name` as seen from the folder of `path`.
-fn beside(path: &str, name: &str) -> String {
+pub(super) fn beside(path: &str, name: &str) -> String {
     match path.rsplit_once('/') {
         Some((folder, _)) if !name.starts_with('/') => format!("{folder}/{name}"),
         _ => name.to_owned(),
@@ -116,14 +116,12 @@ fn beside(path: &str, name: &str) -> String {
 /// A template file: `common { }` and nothing else.
 pub(super) fn template(
     files: &dyn Files,
-    beside_path: &str,
-    name: &str,
+    path: &str,
     place: &Place,
     errors: &mut Vec<ConfigError>,
 ) -> Result<Sections, ConfigError> {
-    let path = beside(beside_path, name);
-    let bytes = read(files, &path, place)?;
-    let mut cursor = Cursor::new(&path, &bytes);
+    let bytes = read(files, path, place)?;
+    let mut cursor = Cursor::new(path, &bytes);
     let (word, at) = cursor.word("common")?;
     if word != "common" {
         return Err(expected(&at, "common", &TokenKind::Word(word, false)));

@@ -62,6 +62,7 @@ impl Cursor {
             let (word, place) = self.word("a section of the resource or '}'")?;
             self.resource_item(&mut resource, &mut seen, &word, place, (files, path))?;
         }
+        resource.volumes.sort_by_key(|volume| volume.number);
         Ok(resource)
     }
 
@@ -87,7 +88,8 @@ impl Cursor {
             "template-file" => {
                 let (name, at) = self.word("a file name")?;
                 self.sign(';')?;
-                let sections = parse::template(files, path, &name, &at, &mut self.errors)?;
+                let name = parse::beside(path, &name);
+                let sections = parse::template(files, &name, &at, &mut self.errors)?;
                 resource.template = Some((name, Box::new(sections)));
             }
             _ if self.volume_item(&mut resource.volumes, word, &place)? => {}
@@ -154,6 +156,7 @@ impl Cursor {
                 }
             }
         }
+        host.volumes.sort_by_key(|volume| volume.number);
         Ok(())
     }
 
@@ -298,6 +301,7 @@ impl Cursor {
             self.errors.push(ConfigError::new(&at, ConfigErrorKind::Rule(rule)));
             0
         });
+        let name = format!("/dev/drbd{short}");
         Ok(DeviceConfig { name: Some(name), minor, place: place.clone() })
     }
 

@@ -129,7 +129,7 @@ pub struct Located<T> {
 /// `device NAME minor N;`
 #[derive(Clone, Debug)]
 pub struct DeviceConfig {
-    /// The name as written.
+    /// The name as written, with `/dev/`.
     pub name: Option<String>,
     /// The minor, written or taken from the name.
     pub minor: u32,

@@ -202,6 +202,17 @@ fn faults_name_their_place_the_range_and_the_nearest_name() {
 }
 
 #[test]
+fn two_volumes_never_share_a_disk() {
+    // The tools find this out when the second one attaches; here it is a fault of the file.
+    let volume = |number| format!("volume {number} {{ device minor {number}; disk /dev/a; }}");
+    refused(
+        &format!("resource r {{ on a {{ {} {} }} }}", volume(0), volume(1)),
+        "main.conf:1:90: disk /dev/a of volume 1 of host a of resource r is already used by volume 0 of host a of \
+         resource r at main.conf:1:48",
+    );
+}
+
+#[test]
 fn lint_names_what_has_no_effect() {
     let config = good(&format!(
         "resource r {{ net {{ after-sb-0pri discard-zero-changes; tcp-cork yes; }} handlers {{ split-brain x; }} {TWO} }}"

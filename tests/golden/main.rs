@@ -1,0 +1,3 @@
+//! Exact text and bytes, judged by tools other than ours.
+
+mod config;
