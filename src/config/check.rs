@@ -13,10 +13,10 @@ pub(super) fn document(document: &Document) -> Vec<ConfigError> {
     let mut checker = Checker { errors: Vec::new(), used: BTreeMap::new(), addresses: BTreeMap::new() };
     let mut names: BTreeMap<&str, &Place> = BTreeMap::new();
     for resource in &document.resources {
-        if let Some(first) = names.insert(&resource.name, &resource.place) {
-            checker.twice(&resource.place, format!("resource {:?}", resource.name), first);
+        match names.insert(&resource.name, &resource.place) {
+            Some(first) => checker.twice(&resource.place, format!("resource {:?}", resource.name), first),
+            None => checker.resource(resource),
         }
-        checker.resource(resource);
     }
     checker.errors
 }

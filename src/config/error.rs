@@ -31,14 +31,14 @@ pub struct ConfigError {
     /// The column.
     pub column: u32,
     /// What is wrong there.
-    pub kind: ConfigErrorKind,
+    pub kind: Box<ConfigErrorKind>,
 }
 
 impl ConfigError {
     /// The fault `kind` at `place`.
     #[must_use]
     pub fn new(place: &Place, kind: ConfigErrorKind) -> Self {
-        Self { file: place.file.to_string(), line: place.line, column: place.column, kind }
+        Self { file: place.file.to_string(), line: place.line, column: place.column, kind: Box::new(kind) }
     }
 }
 

@@ -20,6 +20,8 @@ mod lint;
 mod number;
 pub mod options;
 mod parse;
+mod parse_connection;
+mod parse_host;
 mod parse_resource;
 mod resolve;
 mod sample;
