@@ -12,6 +12,9 @@ use super::value::{
     RrConflict, Startup,
 };
 
+/// Files of DRBD 8.3 have smaller activity logs than today's format takes; like the tools, we read them and use this.
+const AL_EXTENTS_MIN: u32 = 67;
+
 /// Options of one section from several places; later places win.
 #[derive(Clone)]
 pub(super) struct Settings<'a> {
@@ -119,8 +122,6 @@ pub(super) fn net(net: &Settings, disk: &Settings) -> NetOptions {
         on_congestion: net.choice("on-congestion", OnCongestion::from_word, OnCongestion::Block),
         congestion_fill_sectors: net.number("congestion-fill"),
         congestion_extents: net.small("congestion-extents"),
-        discard_my_data: net.yes("discard-my-data"),
-        tentative: net.yes("tentative"),
         allow_remote_read: net.yes("allow-remote-read"),
         fencing: fencing.unwrap_or(Fencing::DontCare),
     }
@@ -135,7 +136,7 @@ pub(super) fn disk(disk: &Settings) -> DiskOptions {
         disk_drain: disk.yes("disk-drain"),
         md_flushes: disk.yes("md-flushes"),
         resync_after: disk.owned("resync-after").filter(|after| after != "-1"),
-        al_extents: disk.small("al-extents"),
+        al_extents: disk.small("al-extents").max(AL_EXTENTS_MIN),
         al_updates: disk.yes("al-updates"),
         disk_timeout: disk.duration("disk-timeout"),
         read_balancing: disk.choice("read-balancing", ReadBalancing::from_word, ReadBalancing::PreferLocal),

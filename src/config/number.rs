@@ -25,7 +25,7 @@ pub(super) fn parse(text: &str, unit: Unit) -> Result<u64, NotNumber> {
         "k" | "K" => 1 << 10,
         "m" | "M" => 1 << 20,
         "g" | "G" => 1 << 30,
-        "s" | "S" => 512,
+        "s" => 512,
         _ => return Err(NotNumber::Form),
     };
     let number: u64 = digits.parse().map_err(|_| NotNumber::Size)?;

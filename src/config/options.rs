@@ -208,8 +208,9 @@ pub fn section(section: Section) -> impl Iterator<Item = &'static OptionSpec> {
 
 /// One row, short enough for a line or two.
 macro_rules! table {
-    ($($section:ident { $($name:literal $kind:expr, $default:expr, $generation:ident, $effect:literal, [$($alias:literal)*]
-        $help:literal;)+ })+) => {
+    ($($section:ident { $(
+        $name:literal $kind:expr, $default:expr, $generation:ident, $effect:literal, [$($alias:literal)*] $help:literal;
+    )+ })+) => {
         /// Every option of both languages.
         pub const TABLE: &[OptionSpec] = &[$($(OptionSpec {
             section: Section::$section,
@@ -241,15 +242,20 @@ table! {
         "minor-count" number(Unit::One, 1, 255), Some("32"), Both, false, [] "How many devices to expect.";
         "dialog-refresh" number(Unit::Second, 0, 600), Some("1"), Both, false, []
             "How often the countdown at start is redrawn; 0 is never.";
-        "disable-ip-verification" Kind::Flag, None, Both, false, [] "Do not check that our address belongs to this host.";
-        "udev-always-use-vnr" Kind::Flag, None, Both, false, [] "Name links by resource and volume, even of single volumes.";
-        "cmd-timeout-short" number(Unit::Second, 0, 900), Some("5"), Both, false, [] "Limit of quick administrative commands.";
+        "disable-ip-verification" Kind::Flag, None, Both, false, []
+            "Do not check that our address belongs to this host.";
+        "udev-always-use-vnr" Kind::Flag, None, Both, false, []
+            "Name links by resource and volume, even of single volumes.";
+        "cmd-timeout-short" number(Unit::Second, 0, 900), Some("5"), Both, false, []
+            "Limit of quick administrative commands.";
         "cmd-timeout-medium" number(Unit::Second, 0, 900), Some("121"), Both, false, []
             "Limit of administrative commands that touch disk or network.";
-        "cmd-timeout-long" number(Unit::Second, 0, 900), Some("600"), Both, false, [] "Limit of long administrative commands.";
+        "cmd-timeout-long" number(Unit::Second, 0, 900), Some("600"), Both, false, []
+            "Limit of long administrative commands.";
     }
     Options {
-        "cpu-mask" Kind::Text(4096), None, Both, false, [] "Processors for the resource's threads, as a hexadecimal mask.";
+        "cpu-mask" Kind::Text(4096), None, Both, false, []
+            "Processors for the resource's threads, as a hexadecimal mask.";
         "on-no-data-accessible" Kind::Choice(OnNoData::WORDS), Some("io-error"), Both, true, []
             "What a request gets when no good copy is reachable.";
         "auto-promote" Kind::Boolean, YES, Nine, false, [] "Become Primary when the device is opened for writing.";
@@ -257,18 +263,23 @@ table! {
             "How much may be written before peers are told which writes reached everyone.";
         "peer-ack-delay" number(Unit::Millisecond, 1, 10_000), Some("100"), Nine, false, []
             "How long an idle Primary waits before it tells peers which writes reached everyone.";
-        "twopc-timeout" number(Unit::Tenth, 50, 600), Some("300"), Nine, false, [] "Limit of a change all nodes must agree on.";
+        "twopc-timeout" number(Unit::Tenth, 50, 600), Some("300"), Nine, false, []
+            "Limit of a change all nodes must agree on.";
         "twopc-retry-timeout" number(Unit::Tenth, 1, 50), Some("1"), Nine, false, []
             "Pause before a change that collided with another is tried again.";
         "auto-promote-timeout" number(Unit::Tenth, 0, 600), Some("20"), Nine, false, []
             "How long opening the device waits until it may be promoted.";
-        "max-io-depth" number(Unit::One, 4, 4_294_967_295), Some("8000"), Nine, false, [] "Requests in flight before new ones wait.";
+        "max-io-depth" number(Unit::One, 4, 4_294_967_295), Some("8000"), Nine, false, []
+            "Requests in flight before new ones wait.";
         "quorum" QUORUM, Some("off"), Nine, false, [] "How many nodes must be reachable to write.";
-        "on-no-quorum" Kind::Choice(OnNoData::WORDS), Some("suspend-io"), Nine, false, [] "What a request gets without quorum.";
+        "on-no-quorum" Kind::Choice(OnNoData::WORDS), Some("suspend-io"), Nine, false, []
+            "What a request gets without quorum.";
         "quorum-minimum-redundancy" QUORUM, Some("off"), Nine, false, [] "How many of the quorum must hold good data.";
         "on-suspended-primary-outdated" Kind::Choice(OnSuspendedPrimaryOutdated::WORDS), Some("disconnect"), Nine, false, []
+
             "What becomes of a suspended Primary when its peers went on without it.";
-        "drbd8-api-compatibility" Kind::Boolean, NO, Nine, false, [] "Answer tools of the older generation for this resource.";
+        "drbd8-api-compatibility" Kind::Boolean, NO, Nine, false, []
+            "Answer tools of the older generation for this resource.";
     }
     Net {
         "protocol" Kind::Choice(ReplicationProtocol::WORDS), Some("C"), Both, true, []
@@ -278,8 +289,10 @@ table! {
         "max-epoch-size" number(Unit::One, 1, 20_000), Some("2048"), Both, true, [] "Writes between two barriers.";
         "connect-int" number(Unit::Second, 1, 120), Some("10"), Both, true, [] "Pause between attempts to connect.";
         "ping-int" number(Unit::Second, 1, 120), Some("10"), Both, true, [] "How long a quiet link stays unchecked.";
-        "sndbuf-size" number(Unit::Byte, 0, 10 << 20), Some("0"), Both, true, [] "Send buffer; 0 lets the system choose.";
-        "rcvbuf-size" number(Unit::Byte, 0, 10 << 20), Some("0"), Both, true, [] "Receive buffer; 0 lets the system choose.";
+        "sndbuf-size" number(Unit::Byte, 0, 10 << 20), Some("0"), Both, true, []
+            "Send buffer; 0 lets the system choose.";
+        "rcvbuf-size" number(Unit::Byte, 0, 10 << 20), Some("0"), Both, true, []
+            "Receive buffer; 0 lets the system choose.";
         "ko-count" number(Unit::One, 0, 200), Some("7"), Both, true, []
             "After how many missed timeouts a peer is dropped; 0 is never.";
         "allow-two-primaries" Kind::Boolean, NO, Both, false, [] "Both nodes may be Primary at once; needs protocol C.";
@@ -291,7 +304,8 @@ table! {
             "Who loses after split brain when one node is Primary.";
         "after-sb-2pri" Kind::Choice(AfterSb2Pri::WORDS), Some("disconnect"), Both, false, []
             "Who loses after split brain when both nodes are Primary.";
-        "always-asbp" Kind::Boolean, NO, Both, false, [] "Decide split brain also when older history cannot be excluded.";
+        "always-asbp" Kind::Boolean, NO, Both, false, []
+            "Decide split brain also when older history cannot be excluded.";
         "rr-conflict" Kind::Choice(RrConflict::WORDS), Some("disconnect"), Both, false, []
             "What happens when a Primary would have to take the peer's data.";
         "ping-timeout" number(Unit::Tenth, 1, 300), Some("5"), Both, true, [] "How long a ping may stay unanswered.";
@@ -299,7 +313,8 @@ table! {
         "tcp-cork" Kind::Boolean, YES, Both, false, [] "Let the system gather small packets.";
         "on-congestion" Kind::Choice(OnCongestion::WORDS), Some("block"), Both, false, []
             "What to do when the link cannot keep up; pull-ahead needs protocol A.";
-        "congestion-fill" number(Unit::Sector, 0, 20_971_520), Some("0"), Both, false, [] "Data in flight that counts as congestion.";
+        "congestion-fill" number(Unit::Sector, 0, 20_971_520), Some("0"), Both, false, []
+            "Data in flight that counts as congestion.";
         "congestion-extents" number(Unit::One, 67, 65_534), Some("1237"), Both, false, []
             "Active extents that count as congestion.";
         "csums-alg" NAME, None, Both, true, [] "Digest that spares the resync of blocks that are equal.";
@@ -310,26 +325,32 @@ table! {
             "Limit of the first exchange on a new socket; 0 is ping-timeout.";
         "fencing" Kind::Choice(Fencing::WORDS), Some("dont-care"), Nine, false, []
             "What a Primary does before it goes on without this peer.";
-        "max-buffers" number(Unit::Page, 32, 131_072), Some("2048"), Both, true, [] "Memory for data received from the peer.";
+        "max-buffers" number(Unit::Page, 32, 131_072), Some("2048"), Both, true, []
+            "Memory for data received from the peer.";
         "unplug-watermark" number(Unit::One, 1, 131_072), Some("128"), Eight, false, []
             "Requests waiting before the backing device is told to begin.";
-        "allow-remote-read" Kind::Boolean, YES, Nine, false, [] "Read from this peer when the local disk cannot answer.";
-        "discard-my-data" Kind::Boolean, NO, Both, false, [] "Lose split brain, this once.";
-        "tentative" Kind::Boolean, NO, Both, false, [] "Shake hands and report the decision, without acting on it.";
+        "allow-remote-read" Kind::Boolean, YES, Nine, false, []
+            "Read from this peer when the local disk cannot answer.";
         "transport" NAME, Some("tcp"), Nine, false, [] "What carries the connection.";
         "load-balance-paths" Kind::Boolean, NO, Nine, false, [] "Use all paths at once.";
         "tls" Kind::Boolean, NO, Nine, false, [] "Encrypt the connection.";
         "tls-keyring" number(Unit::One, 0, 4_294_967_295), None, Nine, false, [] "Kernel keyring with the keys.";
         "tls-privkey" number(Unit::One, 0, 4_294_967_295), None, Nine, false, [] "Kernel key that is the private key.";
-        "tls-certificate" number(Unit::One, 0, 4_294_967_295), None, Nine, false, [] "Kernel key that is the certificate.";
-        "rdma-ctrl-rcvbuf-size" number(Unit::Byte, 0, 10 << 20), Some("0"), Nine, false, [] "Receive buffer of the RDMA control stream.";
-        "rdma-ctrl-sndbuf-size" number(Unit::Byte, 0, 10 << 20), Some("0"), Nine, false, [] "Send buffer of the RDMA control stream.";
+        "tls-certificate" number(Unit::One, 0, 4_294_967_295), None, Nine, false, []
+            "Kernel key that is the certificate.";
+        "rdma-ctrl-rcvbuf-size" number(Unit::Byte, 0, 10 << 20), Some("0"), Nine, false, []
+            "Receive buffer of the RDMA control stream.";
+        "rdma-ctrl-sndbuf-size" number(Unit::Byte, 0, 10 << 20), Some("0"), Nine, false, []
+            "Send buffer of the RDMA control stream.";
         "_name" NAME, None, Nine, false, [] "The peer's name as shown in status.";
     }
     Disk {
-        "size" number(Unit::Sector, 0, 1 << 41), Some("0"), Both, true, [] "Size of the device; 0 is all the backing device has.";
-        "max-bio-bvecs" number(Unit::One, 0, 128), Some("0"), Eight, false, [] "Pieces in one request to the backing device.";
-        "on-io-error" Kind::Choice(OnIoError::WORDS), Some("detach"), Both, true, [] "What to do when the backing device fails.";
+        "size" number(Unit::Sector, 0, 1 << 41), Some("0"), Both, true, []
+            "Size of the device; 0 is all the backing device has.";
+        "max-bio-bvecs" number(Unit::One, 0, 128), Some("0"), Eight, false, []
+            "Pieces in one request to the backing device.";
+        "on-io-error" Kind::Choice(OnIoError::WORDS), Some("detach"), Both, true, []
+            "What to do when the backing device fails.";
         "fencing" Kind::Choice(Fencing::WORDS), Some("dont-care"), Eight, false, []
             "What a Primary does before it goes on without its peer.";
         "disk-barrier" Kind::Boolean, NO, Both, false, [] "Order writes by barriers of the backing device.";
@@ -337,10 +358,12 @@ table! {
         "disk-drain" Kind::Boolean, YES, Both, false, [] "Let an epoch's writes finish before the next ones begin.";
         "md-flushes" Kind::Boolean, YES, Both, true, [] "Flush the metadata device after writing to it.";
         "resync-after" Kind::Text(255), None, Both, false, ["after"] "Resynchronise only after this resource has.";
-        "al-extents" number(Unit::One, 67, 65_534), Some("1237"), Both, true, []
-            "Extents of 4 MiB that may be written to at once; more means rarer records and longer resync after a crash.";
-        "al-updates" Kind::Boolean, YES, Both, false, [] "Keep the activity log; without it a crash means a full resync.";
-        "discard-zeroes-if-aligned" Kind::Boolean, YES, Both, true, [] "Use discards of aligned ranges to write zeroes.";
+        "al-extents" number(Unit::One, 0, 65_534), Some("1237"), Both, true, []
+            "Extents of 4 MiB that may be written to at once, at least 67; more is rarer records and longer crash resync.";
+        "al-updates" Kind::Boolean, YES, Both, false, []
+            "Keep the activity log; without it a crash means a full resync.";
+        "discard-zeroes-if-aligned" Kind::Boolean, YES, Both, true, []
+            "Use discards of aligned ranges to write zeroes.";
         "disable-write-same" Kind::Boolean, NO, Both, false, [] "Never pass write-same to the backing device.";
         "disk-timeout" number(Unit::Tenth, 0, 6000), Some("0"), Both, false, []
             "Give up a backing device that does not answer; dangerous, 0 is never.";
@@ -349,33 +372,42 @@ table! {
             "Resynchronise zeroed ranges of this size by discarding; 0 is never.";
         "resync-rate" number(Unit::KibibytePerSecond, 1, 8_388_608), Some("250"), Both, true, ["rate"]
             "Resync speed while c-plan-ahead is 0, and at its start.";
-        "c-plan-ahead" number(Unit::Tenth, 0, 300), Some("20"), Both, true, [] "How far resync speed is planned; 0 is a fixed rate.";
-        "c-delay-target" number(Unit::Tenth, 1, 100), Some("10"), Both, true, [] "Delay that resync requests aim at, without c-fill-target.";
-        "c-fill-target" number(Unit::Sector, 0, 1_048_576), Some("100"), Both, true, [] "Resync data to keep in flight.";
+        "c-plan-ahead" number(Unit::Tenth, 0, 300), Some("20"), Both, true, []
+            "How far resync speed is planned; 0 is a fixed rate.";
+        "c-delay-target" number(Unit::Tenth, 1, 100), Some("10"), Both, true, []
+            "Delay that resync requests aim at, without c-fill-target.";
+        "c-fill-target" number(Unit::Sector, 0, 1_048_576), Some("100"), Both, true, []
+            "Resync data to keep in flight.";
         "c-max-rate" number(Unit::KibibytePerSecond, 0, 4_194_304), Some("102400"), Both, true, [] "Most resync speed.";
         "c-min-rate" number(Unit::KibibytePerSecond, 0, 4_194_304), Some("250"), Both, true, []
             "Resync speed that applications do not push aside; 0 lets resync ignore applications.";
         "bitmap" Kind::Boolean, YES, Nine, false, [] "Keep a bitmap for this peer.";
-        "resync-without-replication" Kind::Boolean, YES, Nine, false, [] "Resynchronise also with a peer that is not replicated to.";
+        "resync-without-replication" Kind::Boolean, YES, Nine, false, []
+            "Resynchronise also with a peer that is not replicated to.";
         "peer-tiebreaker" Kind::Boolean, YES, Nine, false, [] "Count this diskless peer when quorum is even.";
         "block-size" number(Unit::Byte, 512, 4096), Some("512"), Nine, false, [] "Logical block size of the device.";
-        "discard-granularity" number(Unit::Byte, 0, 128 << 20), None, Nine, false, [] "Discard granularity of the device; 0 offers no discard.";
-        "max-bio-size" number(Unit::Byte, 512, 1 << 20), Some("1048576"), Nine, false, [] "Largest request of the device.";
+        "discard-granularity" number(Unit::Byte, 0, 128 << 20), None, Nine, false, []
+            "Discard granularity of the device; 0 offers no discard.";
+        "max-bio-size" number(Unit::Byte, 512, 1 << 20), Some("1048576"), Nine, false, []
+            "Largest request of the device.";
         "diskless" Kind::Boolean, NO, Nine, false, [] "The node has no disk on purpose.";
     }
     Startup {
-        "wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, true, [] "How long starting waits for peers; 0 is for ever.";
+        "wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, true, []
+            "How long starting waits for peers; 0 is for ever.";
         "degr-wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, true, []
             "The same, if this node was alone when it went down.";
-        "outdated-wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, true, [] "The same, if the peer is known to be outdated.";
+        "outdated-wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, true, []
+            "The same, if the peer is known to be outdated.";
         "wait-after-sb" Kind::Boolean, NO, Both, false, [] "Keep waiting when split brain keeps the nodes apart.";
         "stacked-timeouts" Kind::Flag, None, Both, false, [] "Use these timeouts also for stacked resources.";
-        "become-primary-on" Kind::Words, None, Eight, false, [] "Nodes (or both) that become Primary when the service starts.";
+        "become-primary-on" Kind::Words, None, Eight, false, []
+            "Nodes (or both) that become Primary when the service starts.";
     }
     Proxy {
         "memlimit" number(Unit::Byte, 0, 1 << 63), None, Both, false, [] "Memory of the long-distance proxy.";
         "read-loops" number(Unit::One, 0, 1 << 31), None, Both, false, [] "Reads of the proxy in a row.";
-        "compression" Kind::Boolean, None, Both, false, [] "Compress in the proxy.";
+        "compression" NAME, None, Both, false, [] "Compress in the proxy.";
         "bwlimit" number(Unit::Byte, 0, 1 << 63), None, Both, false, [] "Bandwidth limit of the proxy.";
         "sndbuf-size" number(Unit::Byte, 0, 1 << 63), None, Both, false, [] "Send buffer of the proxy.";
         "rcvbuf-size" number(Unit::Byte, 0, 1 << 63), None, Both, false, [] "Receive buffer of the proxy.";

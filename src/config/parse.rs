@@ -357,7 +357,7 @@ impl Cursor {
         is_no: bool,
         place: Place,
     ) -> Result<OptionLine, ConfigError> {
-        let (value, at) = match spec.kind {
+        let (mut value, at) = match spec.kind {
             Kind::Flag => (String::new(), place.clone()),
             Kind::Boolean if is_no => ("no".to_owned(), place.clone()),
             Kind::Boolean if self.peek() == &TokenKind::Sign(';') => ("yes".to_owned(), place.clone()),
@@ -365,6 +365,10 @@ impl Cursor {
             _ => self.word(&format!("the value of {} ({})", spec.name, spec.allowed()))?,
         };
         self.sign(';')?;
+        if spec.name == "protocol" {
+            // The one choice that the tools take in either case.
+            value.make_ascii_uppercase();
+        }
         if let Err(kind) = number::check(spec, &value) {
             self.errors.push(ConfigError::new(&at, kind));
         }

@@ -369,8 +369,6 @@ pub struct NetOptions {
     pub on_congestion: OnCongestion,
     pub congestion_fill_sectors: u64,
     pub congestion_extents: u32,
-    pub discard_my_data: bool,
-    pub tentative: bool,
     pub allow_remote_read: bool,
     /// From the net section (9), else from the disk section (8.4).
     pub fencing: Fencing,
@@ -389,6 +387,7 @@ pub struct DiskOptions {
     pub md_flushes: bool,
     /// The resource (or `resource/volume`, or minor) to wait for.
     pub resync_after: Option<String>,
+    /// At least 67.
     pub al_extents: u32,
     pub al_updates: bool,
     pub disk_timeout: Duration,
