@@ -1,12 +1,12 @@
 //! Configuration files against the real `drbdadm` (package drbd-utils).
 //!
-//! `accepted/8` and `accepted/9` hold files that the tool of that generation reads; its dump and ours must say the same.
-//! Compared are the words of both dumps, after taking out what says nothing: comments, white space, the order of disk
-//! options (9 prints those of the peer last), and what [`IGNORED_OPTIONS`] names because the tool forgets it. The tool adds
-//! node ids to two hosts without any, so node ids are compared with those we resolve.
+//! `accepted/8` and `accepted/9` hold files that the tool of that generation reads; its dump and ours must say the
+//! same. Compared are the words of both dumps, after taking out what says nothing: comments, white space, the order of
+//! disk options (9 prints those of the peer last), and what [`IGNORED_OPTIONS`] names because the tool forgets it. The
+//! tool adds node ids to two hosts without any, so node ids are compared with those we resolve.
 //!
-//! `refused/8` and `refused/9` hold files that the tool refuses; we refuse them too, in the words of `refused.txt`, which
-//! is written anew when UPDATE_GOLDEN is set.
+//! `refused/8` and `refused/9` hold files that the tool refuses; we refuse them too, in the words of `refused.txt`,
+//! which is written anew when UPDATE_GOLDEN is set.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
