@@ -110,7 +110,7 @@ impl Resource {
     }
 
     fn after_change(&mut self, volume: usize, peer: usize, old: View, new: View) {
-        self.settle_crashed_primary(volume, new);
+        self.settle_crashed_primary(volume, peer, new);
         let flags_change = (old.role, old.disk, old.pdsk) != (new.role, new.disk, new.pdsk)
             || (old.peer != new.peer && new.pdsk < DiskState::Inconsistent)
             || (old.conn > ConnectionState::WfReportParams) != (new.conn > ConnectionState::WfReportParams);
@@ -133,9 +133,11 @@ impl Resource {
         }
     }
 
-    /// A crashed Primary is reconciled when both disks are current.
-    fn settle_crashed_primary(&mut self, volume: usize, new: View) {
-        if new.disk == DiskState::UpToDate && new.pdsk == DiskState::UpToDate {
+    /// A crashed Primary is reconciled when both disks are current and nothing is left to be synced: a state that passes
+    /// while the peer detaches must not make it forget.
+    fn settle_crashed_primary(&mut self, volume: usize, peer: usize, new: View) {
+        let both = new.disk == DiskState::UpToDate && new.pdsk == DiskState::UpToDate;
+        if both && self.bits_left(volume, peer) == 0 {
             if let Some(disk) = &mut self.volumes[volume].disk {
                 disk.crashed_primary = false;
             }

@@ -9,7 +9,7 @@ use super::Resource;
 use super::link::{Connection, Link, Phase};
 use crate::model::state::ConnectionState;
 use crate::model::time::Instant;
-use crate::wire::framing::Stream;
+use crate::wire::framing::{PROTOCOL_MIN, Stream};
 use crate::wire::packet::Packet;
 
 impl Resource {
@@ -36,6 +36,8 @@ impl Resource {
         let settings = &self.peers[peer].settings;
         match link.ping_sent {
             Some(sent) => sent + settings.ping_timeout,
+            // Before the versions are agreed there is no ping; the handshake has a deadline of its own.
+            None if link.version < PROTOCOL_MIN => link.opened + settings.ping_interval + Duration::from_secs(3600),
             None => link.last_received + settings.ping_interval,
         }
     }
