@@ -34,8 +34,8 @@ pub(crate) struct Watch {
     /// The node that takes data, once seen.
     pub(crate) target: Vec<Option<usize>>,
     in_sync: Vec<bool>,
-    /// Sector → ids acknowledged and not covered by a flush yet, by volume.
-    unflushed: Vec<BTreeMap<u64, u64>>,
+    /// Sector → id acknowledged and not covered by a flush yet, by volume and by the node that acknowledged it.
+    unflushed: Vec<[BTreeMap<u64, u64>; 2]>,
     /// `Primary --force` has been asked for.
     pub(crate) forced: bool,
     /// Double faults have left no good copy: what applications read is nobody's promise any more.
@@ -51,7 +51,7 @@ impl Watch {
             bitmaps: vec![<[Vec<u64>; 2]>::default(); volumes],
             target: vec![None; volumes],
             in_sync: vec![false; volumes],
-            unflushed: vec![BTreeMap::new(); volumes],
+            unflushed: vec![<[BTreeMap<u64, u64>; 2]>::default(); volumes],
             forced: false,
             void: false,
         }
@@ -67,7 +67,7 @@ impl Watch {
 
     /// Writes that power loss may have taken, or that another Primary does not owe.
     pub(crate) fn forget_unflushed(&mut self) {
-        self.unflushed.iter_mut().for_each(BTreeMap::clear);
+        self.unflushed.iter_mut().flatten().for_each(BTreeMap::clear);
     }
 }
 
@@ -92,7 +92,7 @@ impl World {
         };
         let Some(span) = self.oracle.record(id).map(|record| record.span) else { return };
         for sector in span.0..span.1 {
-            self.watch.unflushed[volume].insert(sector, id);
+            self.watch.unflushed[volume][node].insert(sector, id);
         }
         let other = 1 - node;
         if facts.is_connected() && facts.peer_disk == DiskState::UpToDate && !everywhere[other] {
@@ -149,7 +149,7 @@ impl World {
             return;
         }
         let (node, volume) = (outstanding.node, outstanding.volume);
-        let due: Vec<(u64, u64)> = self.watch.unflushed[volume]
+        let due: Vec<(u64, u64)> = self.watch.unflushed[volume][node]
             .iter()
             .filter(|&(_, &id)| {
                 self.oracle
@@ -172,7 +172,7 @@ impl World {
             }
         }
         for (sector, _) in due {
-            self.watch.unflushed[volume].remove(&sector);
+            self.watch.unflushed[volume][node].remove(&sector);
         }
     }
 
@@ -306,6 +306,7 @@ impl World {
     /// The node has decided (or agreed) to take the other one's data.
     fn on_target(&mut self, node: usize, volume: usize) {
         self.watch.target[volume] = Some(node);
+        self.watch.unflushed[volume][node].clear();
         self.count("resyncs");
         let given_up = self.oracle.copies[volume][node].given_up;
         let views = [0, 1].map(|on| &self.nodes[on].disks[volume].view);

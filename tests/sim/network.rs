@@ -143,7 +143,9 @@ impl Network {
         let before = end.taken;
         while let Some(bytes) = end.queue.front_mut() {
             let room = self.wire.window.saturating_sub(end.wire_bytes);
-            if room == 0 {
+            // Little room is not worth a packet: pieces would stay small for ever.
+            let worthwhile = (bytes.len() as u64).min(self.wire.piece_max).min(self.wire.window / 2);
+            if room == 0 || room < worthwhile {
                 break;
             }
             let most = (bytes.len() as u64).min(room).min(self.wire.piece_max);

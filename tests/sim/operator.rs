@@ -158,7 +158,7 @@ impl World {
     }
 
     pub(crate) fn connect(&mut self, node: usize) {
-        let apart = self.operator.apart_until[node] > self.now;
+        let apart = self.operator.apart_until[node] > self.now || self.operator.loser == Some(node);
         let Some(facts) = self.facts(node, 0) else { return };
         let refused = self.nodes[node].process.as_ref().is_some_and(|process| process.refused);
         if facts.connection == ConnectionState::StandAlone && !apart && !refused {

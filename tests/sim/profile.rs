@@ -155,13 +155,13 @@ impl Profile {
         Self {
             seed,
             format,
-            device_bytes,
+            device_bytes: device_bytes.clone(),
             born_in_sync,
             protocol: *rng.pick(&[ReplicationProtocol::C; 8]),
             horizon,
             load: draw_load(usable, large, horizon, rng),
             disks: [draw_disk(rng), draw_disk(rng)],
-            wire: draw_wire(rng),
+            wire: draw_wire(device_bytes[0], rng),
             clock_rate: [rng.within(900, 1100), rng.within(900, 1100)],
             faults,
             down_max: rng.spread(10 * MILLISECOND, 8 * SECOND),
@@ -284,14 +284,15 @@ fn draw_disk(rng: &mut Rng) -> DiskManner {
     DiskManner { latency_min, latency_max: latency_min * rng.within(1, 8), tail: rng.below(40) }
 }
 
-fn draw_wire(rng: &mut Rng) -> Wire {
+fn draw_wire(device_bytes: u64, rng: &mut Rng) -> Wire {
     let latency_min = rng.spread(30 * MICROSECOND, 5 * MILLISECOND);
     Wire {
         latency_min,
         latency_max: latency_min * rng.within(1, 5),
         bandwidth: rng.spread(20_000, 1_000_000),
         window: rng.spread(32 << 10, 4 << 20),
-        piece_max: rng.spread(1 << 10, 256 << 10),
+        // A full resync should not take a million pieces.
+        piece_max: rng.spread(1 << 10, 256 << 10).max(device_bytes / 2000),
     }
 }
 

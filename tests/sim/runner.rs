@@ -2,10 +2,11 @@
 //!
 //! `SHIMAI_SIM_SEEDS=N` how many seeds, `SHIMAI_SIM_BASE=B` from which on, `SHIMAI_SIM_SEED=X` one seed with its timeline.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -15,7 +16,7 @@ use crate::world::{Failure, Happening, World};
 /// Longest healing: everything must be whole by then.
 const HEALING_MAX: u64 = 900 * SECOND;
 /// Events in one seed: more means that something spins.
-const EVENTS_MAX: u64 = 3_000_000;
+const EVENTS_MAX: u64 = 1_000_000;
 /// Lines of the timeline that a failure prints.
 const TAIL: usize = 120;
 
@@ -29,8 +30,30 @@ pub(crate) struct Outcome {
     pub(crate) timeline: Vec<String>,
 }
 
+std::thread_local! {
+    /// Where this thread's last panic was.
+    static PANICKED_AT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Panics inside a world are results; only their place is noted.
+fn hear_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            let ours = place.starts_with("tests/sim/runner") || place.starts_with("tests/sim/stories");
+            PANICKED_AT.with(|last| last.replace(place));
+            if ours {
+                usual(info);
+            }
+        }));
+    });
+}
+
 /// Both phases of a world.
 pub(crate) fn run(profile: Profile, verbose: bool) -> Outcome {
+    hear_panics();
     let mut world = World::new(profile, verbose);
     let result = catch_unwind(AssertUnwindSafe(|| {
         live(&mut world);
@@ -39,7 +62,9 @@ pub(crate) fn run(profile: Profile, verbose: bool) -> Outcome {
     if let Err(panic) = result {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        world.failure = Some(Failure { law: "PANIC", what: text.unwrap_or_else(|| "of unknown kind".into()) });
+        let place = PANICKED_AT.with(|place| place.take());
+        let what = format!("{} ({place})", text.unwrap_or_else(|| "of unknown kind".into()));
+        world.failure = Some(Failure { law: "PANIC", what });
     }
     Outcome {
         failure: world.failure.take(),
@@ -90,7 +115,8 @@ fn heal(world: &mut World) {
 
 fn within_events(world: &mut World) -> bool {
     if world.events > EVENTS_MAX {
-        world.fail("L2", format!("{EVENTS_MAX} events"));
+        let kinds = format!("{:?}", world.kinds);
+        world.fail("L2", format!("{EVENTS_MAX} events: {kinds}"));
     }
     world.failure.is_none()
 }
@@ -206,7 +232,7 @@ impl Totals {
 /// Prints how one seed went; with a failure, the end of its timeline and a smaller form of it.
 pub(crate) fn explain(profile: Profile, whole_timeline: bool) {
     let seed = profile.seed;
-    println!("{profile:#?}");
+    println!("{profile:?}");
     let outcome = run(profile.clone(), true);
     let skip = if whole_timeline { 0 } else { outcome.timeline.len().saturating_sub(TAIL) };
     outcome.timeline.iter().skip(skip).for_each(|line| println!("{line}"));

@@ -88,6 +88,24 @@ pub(crate) enum Happening {
     Fork,
 }
 
+impl Happening {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::DiskEnds { .. } => "disk ends",
+            Self::Arrival { .. } => "arrival",
+            Self::Taken { .. } => "taken",
+            Self::Opened { .. } => "opened",
+            Self::Notice { .. } => "notice",
+            Self::Dial { .. } | Self::DialFailed { .. } => "dial",
+            Self::Timer { .. } => "timer",
+            Self::Burst { .. } => "burst",
+            Self::Manage => "manage",
+            Self::Check | Self::Fork => "check",
+            _ => "fault",
+        }
+    }
+}
+
 /// A law was broken.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
@@ -126,6 +144,8 @@ pub(crate) struct World {
     pub(crate) hash: u64,
     pub(crate) verbose: bool,
     pub(crate) timeline: VecDeque<String>,
+    /// How often each kind of thing happened.
+    pub(crate) kinds: BTreeMap<&'static str, u64>,
     next_command: u64,
     spins: u32,
     actions: Vec<Action>,
@@ -163,6 +183,7 @@ impl World {
             hash: profile.seed,
             verbose,
             timeline: VecDeque::new(),
+            kinds: BTreeMap::new(),
             next_command: 1,
             spins: 0,
             actions: Vec::new(),
@@ -237,6 +258,7 @@ impl World {
         }
         self.now = time;
         self.hash = mix(self.hash ^ time);
+        *self.kinds.entry(happening.kind()).or_default() += 1;
         self.happen(happening);
         true
     }
