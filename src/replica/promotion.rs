@@ -206,7 +206,8 @@ impl Resource {
         for volume in 0..self.volumes.len() {
             for peer in 0..self.peers.len() {
                 let view = self.view(volume, peer);
-                let disk = if promotion.forced[volume] { DiskState::UpToDate } else { view.disk };
+                let forced = promotion.forced[volume] && view.disk >= DiskState::Inconsistent;
+                let disk = if forced { DiskState::UpToDate } else { view.disk };
                 // A lone node's consistent data becomes current by being promoted.
                 self.change_fact(volume, peer, View { role: Role::Primary, disk, ..view });
             }
@@ -257,17 +258,6 @@ impl Resource {
             }
         }
         self.settle_blocked(volume);
-    }
-
-    /// A disk that goes away during a promotion is waited for no more.
-    pub(super) fn promotion_lost_disk(&mut self) {
-        let left = self.commands.promotion.as_mut().map(|promotion| {
-            promotion.superblocks_left = promotion.superblocks_left.saturating_sub(1);
-            promotion.superblocks_left
-        });
-        if left == Some(0) && self.role == Role::Primary {
-            self.promotion_is_done();
-        }
     }
 
     fn promotion_is_done(&mut self) {
