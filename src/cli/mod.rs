@@ -1,1 +1,12 @@
-//! (in preparation)
+//! The command line: what an administrator types, and what comes back.
+//!
+//! A command is parsed (`arguments`), becomes one request to the daemon (`client`), and its answer is printed
+//! (`administer`); what takes long shows where it stands (`progress`). Work on the metadata of a disk that is not in use is
+//! done here, without the daemon.
+//!
+//! Not here: what a command does to a running resource (`daemon`, `replica`), what messages look like (`control`).
+
+pub mod administer;
+pub mod arguments;
+pub mod client;
+pub mod progress;

@@ -1,1 +1,42 @@
-fn main() {}
+//! The project's own commands, run as `cargo xtask COMMAND`.
+//!
+//! Each command is a table of steps (`steps`); a step is a heading, a program and its arguments. A run stops at the first
+//! step that fails and says which one it was.
+
+mod packages;
+mod run;
+mod steps;
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask test [STEP...]   everything that must hold before a change goes in, or only the named steps
+       cargo xtask full [NAME...]   the long runs: more seeds, more rounds, licences, fuzzing
+       cargo xtask bench            the benchmarks
+       cargo xtask steps            the names of all steps";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<()> {
+    run::enter_workspace()?;
+    match arguments {
+        [command, names @ ..] if command == "test" => run::run("test", steps::TEST, names),
+        [command, names @ ..] if command == "full" => run::run("full", steps::FULL, names),
+        [command] if command == "bench" => run::run("bench", steps::BENCH, &[]),
+        [command] if command == "steps" => {
+            steps::print();
+            Ok(())
+        }
+        _ => bail!("no such command\n{USAGE}"),
+    }
+}

@@ -1,0 +1,180 @@
+//! Commands that the daemon carries out: ask, show where it stands, print the answer, exit as DRBD's tools do.
+
+use std::io::{self, IsTerminal, Write};
+
+use super::arguments::{Arguments, Command, Status};
+use super::client::{ClientError, ask};
+use super::progress::{Progress, ProgressLine};
+use crate::control::status::{RenderOptions, ResourceStatus, json, proc_drbd, text};
+use crate::control::{Request, Response, Verb};
+
+/// Columns where there is no terminal to ask.
+const WIDTH_DEFAULT: usize = 80;
+
+/// Sends the command's request and prints the answer; the exit code.
+pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result<u8> {
+    if matches!(request.verb, Verb::Up | Verb::Adjust | Verb::AdjustPlan) {
+        request.options.config = arguments.common.config.as_ref().map(|path| path.to_string_lossy().into_owned());
+    }
+    let deadline = arguments.common.deadline(request.verb.waits());
+    let subject = request.resource.clone().unwrap_or_else(|| "all".into());
+    let mut answer = ask(&arguments.common.socket(), request, deadline)?;
+    let responses = std::iter::from_fn(|| answer.next_response().transpose());
+    let mut page = Page {
+        subject,
+        rendering: Rendering::of(&arguments.command, width(), io::stdout().is_terminal()),
+        out: io::stdout().lock(),
+        err: io::stderr().lock(),
+        progress: ProgressLine::on_stderr(width()),
+    };
+    page.print(responses)
+}
+
+/// How a status is printed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rendering {
+    Text(RenderOptions),
+    Json,
+    ProcDrbd,
+}
+
+impl Rendering {
+    fn of(command: &Command, width: usize, is_terminal: bool) -> Self {
+        match command {
+            Command::Proc => Self::ProcDrbd,
+            Command::Status(Status { json: true, .. }) => Self::Json,
+            Command::Status(status) => Self::Text(RenderOptions {
+                verbose: status.verbose,
+                statistics: status.statistics,
+                width,
+                color: status.color == "always" || status.color == "auto" && is_terminal,
+            }),
+            _ => Self::Text(RenderOptions { width, ..RenderOptions::default() }),
+        }
+    }
+
+    fn render(self, resources: &[ResourceStatus]) -> String {
+        match self {
+            Self::Text(options) => text(resources, options),
+            Self::Json => json(resources),
+            Self::ProcDrbd => proc_drbd(resources),
+        }
+    }
+}
+
+/// Where an answer goes.
+struct Page<O, E, P> {
+    /// What the command was about, for messages.
+    subject: String,
+    rendering: Rendering,
+    out: O,
+    err: E,
+    progress: ProgressLine<P>,
+}
+
+impl<O: Write, E: Write, P: Write> Page<O, E, P> {
+    /// Prints lines until the one that ends the answer.
+    fn print(&mut self, responses: impl Iterator<Item = Result<Response, ClientError>>) -> anyhow::Result<u8> {
+        for response in responses {
+            if !matches!(response, Ok(Response::Progress { .. })) {
+                self.progress.clear()?;
+            }
+            if let Some(exit) = self.print_one(response?)? {
+                return Ok(exit);
+            }
+        }
+        anyhow::bail!("shimaid's answer has no end")
+    }
+
+    /// Prints one line; the exit code if it ended the answer.
+    fn print_one(&mut self, response: Response) -> io::Result<Option<u8>> {
+        match response {
+            Response::Progress { sentence, percent, rate_bytes_per_s, seconds_left } => {
+                self.progress.show(&Progress { sentence: &sentence, percent, rate_bytes_per_s, seconds_left })?;
+            }
+            Response::Status(resources) => self.out.write_all(self.rendering.render(&resources).as_bytes())?,
+            Response::Text(lines) => writeln!(self.out, "{lines}")?,
+            Response::Done { sentence } => {
+                sentence.map_or(Ok(()), |sentence| writeln!(self.out, "{sentence}"))?;
+                self.out.flush()?;
+                return Ok(Some(0));
+            }
+            Response::Refused { code, exit, sentence, next } => {
+                writeln!(self.err, "{}: State change failed: ({code}) {sentence}", self.subject)?;
+                return self.end(exit, next).map(Some);
+            }
+            Response::Failed { code: Some(code), exit, sentence, next } => {
+                writeln!(self.err, "{}: Failure: ({code}) {sentence}", self.subject)?;
+                return self.end(exit, next).map(Some);
+            }
+            Response::Failed { code: None, exit, sentence, next } => {
+                writeln!(self.err, "{}: {sentence}", self.subject)?;
+                return self.end(exit, next).map(Some);
+            }
+        }
+        self.out.flush()?;
+        Ok(None)
+    }
+
+    /// Names the command that helps. A failure never exits with 0, whatever the daemon says.
+    fn end(&mut self, exit: i32, next: Option<String>) -> io::Result<u8> {
+        next.map_or(Ok(()), |next| writeln!(self.err, "What helps: shimai {next}"))?;
+        Ok(u8::try_from(exit).ok().filter(|&exit| exit != 0).unwrap_or(1))
+    }
+}
+
+/// Columns of the terminal, as the shell exports them.
+fn width() -> usize {
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    columns.filter(|&columns| columns >= 20).unwrap_or(WIDTH_DEFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::StateRefusal;
+
+    /// Exit code, standard output and standard error.
+    fn printed(responses: Vec<Response>) -> (Option<u8>, String, String) {
+        let mut page = Page {
+            subject: "data".into(),
+            rendering: Rendering::Text(RenderOptions::default()),
+            out: Vec::new(),
+            err: Vec::new(),
+            progress: ProgressLine::new(Vec::new(), false, 80),
+        };
+        let exit = page.print(responses.into_iter().map(Ok)).ok();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("we write text");
+        (exit, text(page.out), text(page.err))
+    }
+
+    #[test]
+    fn text_goes_out_and_done_is_zero() {
+        let answer = printed(vec![Response::Text("Primary/Secondary".into()), Response::done()]);
+        assert_eq!(answer, (Some(0), "Primary/Secondary\n".into(), String::new()));
+    }
+
+    #[test]
+    fn a_refusal_reads_as_drbds_and_names_what_helps() {
+        let refusal = Response::refused(StateRefusal::NoUpToDateDisk, Some("connect data".into()));
+        let (exit, out, err) = printed(vec![refusal]);
+        assert_eq!((exit, out.as_str()), (Some(17), ""));
+        assert_eq!(
+            err,
+            "data: State change failed: (-2) Need access to UpToDate data\nWhat helps: shimai connect data\n"
+        );
+    }
+
+    #[test]
+    fn a_failure_never_exits_with_zero() {
+        let failed = |exit| vec![Response::Failed { code: None, exit, sentence: "no".into(), next: None }];
+        assert_eq!(printed(failed(0)).0, Some(1));
+        assert_eq!(printed(failed(256)).0, Some(1));
+        assert_eq!(printed(failed(20)).0, Some(20));
+    }
+
+    #[test]
+    fn an_answer_without_an_end_is_an_error() {
+        assert_eq!(printed(vec![Response::Text("Primary".into())]).0, None);
+    }
+}

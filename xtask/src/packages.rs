@@ -1,0 +1,70 @@
+//! Programs that the tests run: what is missing is installed on a Debian where we may, and named everywhere else.
+
+use crate::steps::run;
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// Debian's package and a file that shows it is there; several packages have no program of their own name.
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("drbd-utils", &["/usr/sbin/drbdmeta", "/sbin/drbdmeta"]),
+    ("libnbd-bin", &["/usr/bin/nbdinfo"]),
+    ("python3-libnbd", &["/usr/lib/python3/dist-packages/nbd.py"]),
+    ("nbdkit", &["/usr/sbin/nbdkit", "/usr/bin/nbdkit"]),
+    ("fio", &["/usr/bin/fio"]),
+    ("qemu-utils", &["/usr/bin/qemu-img"]),
+    ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/bin/ip"]),
+    ("iptables", &["/usr/sbin/iptables", "/sbin/iptables"]),
+    ("e2fsprogs", &["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"]),
+    ("postgresql-15", &["/usr/lib/postgresql/15/bin/postgres"]),
+    ("postgresql-contrib", &["/usr/share/postgresql/15/extension/amcheck.control"]),
+    ("fuse3", &["/usr/bin/fusermount3"]),
+];
+
+/// From Debian 13 on `nbdfuse` is not in `libnbd-bin` any more.
+const NBDFUSE: (&str, &[&str]) = ("nbdfuse", &["/usr/bin/nbdfuse"]);
+
+/// Cargo's own parts, by the command that needs them.
+const COMPONENTS: &[(&str, &str)] = &[("fmt", "rustfmt"), ("clippy", "clippy")];
+
+/// Makes sure that everything is there.
+pub(crate) fn install() -> Result<()> {
+    for (command, component) in COMPONENTS {
+        let version = Command::new("cargo").args([command, "--version"]).output();
+        if !version.is_ok_and(|output| output.status.success()) {
+            run(Command::new("rustup").args(["component", "add", component]))?;
+        }
+    }
+    let mut missing: Vec<&str> = PACKAGES.iter().filter(|row| !is_there(row)).map(|(package, _)| *package).collect();
+    if !missing.is_empty() {
+        apt_install(&missing)?;
+    }
+    if !is_there(&NBDFUSE) {
+        missing.push(NBDFUSE.0);
+        apt_install(&[NBDFUSE.0])?;
+    }
+    match missing.as_slice() {
+        [] => println!("all {} packages are there", PACKAGES.len() + 1),
+        installed => println!("installed: {}", installed.join(" ")),
+    }
+    Ok(())
+}
+
+fn is_there((_, files): &(&str, &[&str])) -> bool {
+    files.iter().any(|file| Path::new(file).exists())
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let is_debian = Path::new("/etc/debian_version").exists();
+    if !is_debian || !is_root() {
+        bail!("missing programs; install these (Debian's names) and try again: {}", packages.join(" "));
+    }
+    run(Command::new("apt-get").args(["update", "-q"]))?;
+    let mut command = Command::new("apt-get");
+    command.args(["install", "-q", "-y", "--no-install-recommends"]).args(packages);
+    run(command.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}

@@ -1,0 +1,168 @@
+//! What is run: one row a step.
+
+use crate::packages;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// One step of a run.
+pub(crate) struct Step {
+    /// As typed.
+    pub(crate) name: &'static str,
+    /// What it shows.
+    pub(crate) heading: &'static str,
+    pub(crate) work: Work,
+}
+
+/// What a step does.
+pub(crate) enum Work {
+    /// Cargo with these arguments, and these variables where they are not set already.
+    Cargo { arguments: &'static [&'static str], environment: &'static [(&'static str, &'static str)] },
+    /// `cargo test` of `tests/NAME/main.rs` or `tests/NAME.rs`, with these variables as above. A target that is not there
+    /// fails the step: a test that is not run must not look like one that passed.
+    Target { target: &'static str, release: bool, environment: &'static [(&'static str, &'static str)] },
+    /// Rust code of this program.
+    Function(fn() -> Result<()>),
+}
+
+const fn cargo(name: &'static str, heading: &'static str, arguments: &'static [&'static str]) -> Step {
+    Step { name, heading, work: Work::Cargo { arguments, environment: &[] } }
+}
+
+const fn target(name: &'static str, heading: &'static str, release: bool) -> Step {
+    Step { name, heading, work: Work::Target { target: name, release, environment: &[] } }
+}
+
+/// Before a change goes in. The last step's summary is the last thing printed.
+pub(crate) const TEST: &[Step] = &[
+    Step { name: "packages", heading: "programs that the tests use", work: Work::Function(packages::install) },
+    cargo("fmt", "the layout of the code", &["fmt", "--all", "--check"]),
+    cargo(
+        "clippy",
+        "lints, warnings denied",
+        &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+    ),
+    Step {
+        name: "doc",
+        heading: "documentation, warnings denied",
+        work: Work::Cargo {
+            arguments: &["doc", "--workspace", "--no-deps", "--locked"],
+            environment: &[("RUSTDOCFLAGS", "-Dwarnings")],
+        },
+    },
+    target("tidy", "layers, pure folders, words, sizes", false),
+    cargo("unit", "tests beside the code", &["test", "--workspace", "--locked", "--lib", "--bins"]),
+    target("golden", "exact bytes and text", false),
+    target("sim", "seeded worlds and their invariants", true),
+    target("e2e", "real daemons, real clients", true),
+];
+
+/// The long runs. Counts are taken from the environment where it has them.
+pub(crate) const FULL: &[Step] = &[
+    Step { name: "deny", heading: "licences, sources and advisories of dependencies", work: Work::Function(deny) },
+    Step {
+        name: "sim",
+        heading: "many seeded worlds (SHIMAI_SIM_SEEDS)",
+        work: Work::Target { target: "sim", release: true, environment: &[("SHIMAI_SIM_SEEDS", "20000")] },
+    },
+    Step {
+        name: "e2e",
+        heading: "real daemons, many rounds (SHIMAI_E2E_ROUNDS)",
+        work: Work::Target { target: "e2e", release: true, environment: &[("SHIMAI_E2E_ROUNDS", "20")] },
+    },
+    Step {
+        name: "fuzz",
+        heading: "every decoder against random bytes (SHIMAI_FUZZ_SECONDS a target)",
+        work: Work::Function(fuzz),
+    },
+];
+
+/// The benchmarks.
+pub(crate) const BENCH: &[Step] = &[cargo("bench", "criterion's benchmarks", &["bench", "--locked"])];
+
+/// Prints the names of all steps.
+pub(crate) fn print() {
+    for (command, steps) in [("test", TEST), ("full", FULL), ("bench", BENCH)] {
+        for step in steps {
+            println!("{command} {:10} {}", step.name, step.heading);
+        }
+    }
+}
+
+fn deny() -> Result<()> {
+    ensure_cargo_command("deny")?;
+    run(Command::new("cargo").args(["deny", "check"]))
+}
+
+fn fuzz() -> Result<()> {
+    let targets = fuzz_targets(Path::new("fuzz/fuzz_targets"))?;
+    ensure_cargo_command("fuzz")?;
+    let seconds = std::env::var("SHIMAI_FUZZ_SECONDS").unwrap_or_else(|_| "60".into());
+    for target in targets {
+        println!("-- {target}, {seconds} s");
+        let mut command = Command::new("cargo");
+        command.args(["fuzz", "run", &target, "--", &format!("-max_total_time={seconds}")]);
+        run(command.env("RUSTC_BOOTSTRAP", "1"))?;
+    }
+    Ok(())
+}
+
+fn fuzz_targets(folder: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("there are no fuzz targets in {folder:?}"))?;
+    let mut targets = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs")
+            && let Some(stem) = path.file_stem()
+        {
+            targets.push(stem.to_string_lossy().into_owned());
+        }
+    }
+    targets.sort();
+    if targets.is_empty() {
+        bail!("there are no fuzz targets in {folder:?}");
+    }
+    Ok(targets)
+}
+
+/// Installs `cargo-NAME` where it is missing.
+fn ensure_cargo_command(name: &str) -> Result<()> {
+    let is_there = Command::new("cargo").args([name, "--version"]).output().is_ok_and(|output| output.status.success());
+    if is_there {
+        return Ok(());
+    }
+    run(Command::new("cargo").args(["install", &format!("cargo-{name}"), "--locked"]))
+}
+
+/// Runs a program in the foreground; its failure is ours.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_can_be_named() {
+        for steps in [TEST, FULL, BENCH] {
+            for (index, step) in steps.iter().enumerate() {
+                assert!(steps[..index].iter().all(|other| other.name != step.name), "{} stands twice", step.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_test_run_ends_with_the_test_runners_summary() {
+        assert!(matches!(TEST.last(), Some(Step { work: Work::Target { .. }, .. })));
+    }
+
+    #[test]
+    fn fuzzing_without_targets_is_a_failure() {
+        assert!(fuzz_targets(Path::new("no/such/folder")).is_err());
+    }
+}
