@@ -112,6 +112,11 @@ impl<T: Copy> Conflicts<T> {
         debug_assert!(ready.len() >= first, "release only adds");
     }
 
+    /// Whether the holder may be at work.
+    pub(super) fn is_running(&self, held: Held) -> bool {
+        self.entries.get(&held).is_some_and(|entry| entry.blockers == 0)
+    }
+
     /// Whether an entry of this kind overlaps `range`.
     pub(super) fn any(&self, range: SectorRange, kind: Kind) -> bool {
         self.overlapping(range).any(|(_, entry)| entry.kind == kind)

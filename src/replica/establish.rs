@@ -261,20 +261,12 @@ enum Identity {
 
 /// Reads the first packet of an accepted socket. The reader that has read it goes on with the stream.
 fn identify(bytes: &[Bytes]) -> Identity {
-    let mut wrong = true;
-    for stream in [Stream::Data, Stream::Meta] {
-        let mut reader = PacketReader::new(stream);
-        bytes.iter().for_each(|bytes| reader.push(bytes.clone()));
-        match reader.next() {
-            Ok(None) => wrong = false,
-            Ok(Some((_, Packet::InitialData))) if stream == Stream::Data => {
-                return Identity::Stream(Box::new(reader), stream);
-            }
-            Ok(Some((_, Packet::InitialMeta))) if stream == Stream::Meta => {
-                return Identity::Stream(Box::new(reader), stream);
-            }
-            Ok(Some(_)) | Err(_) => {}
-        }
+    let mut reader = PacketReader::new(Stream::Data);
+    bytes.iter().for_each(|bytes| reader.push(bytes.clone()));
+    match reader.next() {
+        Ok(None) => Identity::Unknown,
+        Ok(Some((_, Packet::InitialData))) => Identity::Stream(Box::new(reader), Stream::Data),
+        Ok(Some((_, Packet::InitialMeta))) => Identity::Stream(Box::new(reader), Stream::Meta),
+        Ok(Some(_)) | Err(_) => Identity::Wrong,
     }
-    if wrong { Identity::Wrong } else { Identity::Unknown }
 }

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use crate::generation::Policies;
 use crate::metadata::layout::Placement;
 use crate::model::ids::{NodeId, VolumeNumber};
 use crate::wire::auth::{DigestAlgorithm, HmacAlgorithm};
-use crate::wire::packet::ReplicationProtocol;
+use crate::wire::packet::{AfterSplitBrain, ReplicationProtocol};
 
 /// The most peers a resource may have. Protocols 86..101 are spoken with one; the machine's tables are lists so that the
 /// rules of several peers can come without changing their shape.
@@ -123,6 +122,6 @@ pub struct PeerSettings {
     pub buffers_max: u32,
     /// `allow-two-primaries`.
     pub allow_two_primaries: bool,
-    /// After-split-brain policies, as sent and compared.
-    pub policies: Policies,
+    /// `after-sb-0pri`, `-1pri`, `-2pri`: sent to the peer and compared with its own.
+    pub after_split_brain: [AfterSplitBrain; 3],
 }

@@ -1,3 +1,4 @@
-//! Bytes and texts that others wrote, read and written by us.
+//! Exact bytes and texts: images written by the real drbdmeta, captures of the kernel's wire.
 
+mod metadata;
 mod wire;
