@@ -54,6 +54,7 @@ impl Opened {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "neither lock can be waited for with a limit: it is tried again")]
 fn open(path: &std::path::Path, direct: bool, patience: Duration) -> Result<BlockFile, BlockFileError> {
     let deadline = clock::now() + patience;
     loop {
