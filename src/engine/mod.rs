@@ -27,6 +27,7 @@ mod inbox;
 mod local_disk;
 mod nbd_client;
 mod nbd_server;
+pub mod offline;
 mod outbox;
 mod peer_link;
 mod resource;
