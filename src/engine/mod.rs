@@ -32,6 +32,8 @@ mod outbox;
 mod peer_link;
 mod resource;
 pub mod specification;
+#[cfg(test)]
+mod stories;
 mod stream;
 mod tag;
 
