@@ -1,6 +1,6 @@
 //! A peer: the connection to it, and what we know of it, volume by volume.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::bitmap_exchange::Exchange;
 use super::establish::{Establish, Times};
@@ -8,6 +8,7 @@ use super::receive_epochs::ReceiveEpochs;
 use super::resync::Resync;
 use super::settings::PeerSettings;
 use super::transfer::TransferLog;
+use crate::model::generation_id::GenerationId;
 use crate::model::ids::SocketId;
 use crate::model::state::{ConnectionState, DiskState, Role};
 use crate::model::time::Instant;
@@ -80,6 +81,12 @@ pub(super) struct PeerVolume {
     pub(super) resync: Option<Resync>,
     /// Both were Inconsistent and the peer has been forced: its next state is to be considered.
     pub(super) consider_resync: bool,
+    /// The id of the resync that is about to begin here.
+    pub(super) sync_id: GenerationId,
+    /// Ranges sent to the target and not confirmed, by first sector.
+    pub(super) serving: BTreeMap<u64, usize>,
+    /// Sectors of applications' writes since the last tick of the resync.
+    pub(super) application_sectors: u64,
     /// Counter of packets that carry a sequence number.
     pub(super) sequence: u32,
     /// Largest request to send, bytes.
@@ -102,6 +109,9 @@ impl PeerVolume {
             exchange: None,
             resync: None,
             consider_resync: false,
+            sync_id: GenerationId::NONE,
+            serving: BTreeMap::new(),
+            application_sectors: 0,
             sequence: 0,
             max_request_bytes: 4096,
             sectors_sent: 0,

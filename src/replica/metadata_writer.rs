@@ -38,8 +38,18 @@ pub(super) enum Then {
     Attached,
     /// Promotion is durable: applications may write.
     Promoted,
+    /// A forced generation is durable: tell the peer, then take the role.
+    Forced,
+    /// Bits are out: write the superblock of a Secondary.
+    DemotedPages,
+    /// The role Secondary is durable.
+    Demoted,
     /// Bitmap pages of the source are out: begin as source towards this peer.
     SourcePages(usize),
+    /// The resync's id is durable at the source: tell the target.
+    SourceReady(usize),
+    /// The target's cleared bits are out: write the common generation.
+    TargetPagesFinal(usize),
     /// Bitmap pages of the target are out: take the resync's generation.
     TargetPages(usize),
     /// The target's superblock names the resync: foreign writes may begin.
@@ -173,8 +183,7 @@ impl Resource {
     fn metadata_write(&mut self, volume: usize, offset: u64, payload: Bytes, stable: bool, pending: Pending) {
         let ticket = self.ticket(pending);
         self.volumes[volume].in_flight += 1;
-        let operation =
-            DiskOperation::Write { area: Area::Metadata, offset, payload, preflush: stable, fua: stable };
+        let operation = DiskOperation::Write { area: Area::Metadata, offset, payload, preflush: stable, fua: stable };
         self.actions.push(Action::Disk { volume, ticket, operation });
     }
 
@@ -320,8 +329,13 @@ impl Resource {
         match then {
             Then::Answer(id) => self.answer(id, Ok(())),
             Then::Attached => self.finish_attach(volume),
-            Then::Promoted => self.settle_blocked(volume),
+            Then::Promoted => self.promoted_on_disk(volume),
+            Then::Forced => self.forced_generation_is_durable(volume),
+            Then::DemotedPages => self.demoted_pages(volume),
+            Then::Demoted => self.demoted_on_disk(),
             Then::SourcePages(peer) => self.begin_source(volume, peer),
+            Then::SourceReady(peer) => self.source_is_ready(volume, peer),
+            Then::TargetPagesFinal(peer) => self.target_pages_are_final(volume, peer),
             Then::TargetPages(peer) => self.begin_target(volume, peer),
             Then::TargetReady(peer) => self.target_is_ready(volume, peer),
             Then::TargetFinished(peer) => self.target_is_finished(volume, peer),

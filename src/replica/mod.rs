@@ -24,7 +24,6 @@ pub mod event;
 pub mod inspect;
 pub mod refusal;
 pub mod settings;
-pub mod why;
 
 mod activity;
 mod attach;
@@ -58,6 +57,7 @@ mod request;
 mod resync;
 mod resync_source;
 mod resync_target;
+mod send_write;
 mod state;
 mod state_request;
 mod status;

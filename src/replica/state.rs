@@ -232,12 +232,8 @@ fn hard_refusal(old: View, new: View) -> Option<StateRefusal> {
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules {
-        allow_two_primaries: false,
-        openers: 0,
-        suspend_without_data: false,
-        other_volume_peer_primary: false,
-    };
+    const RULES: Rules =
+        Rules { allow_two_primaries: false, openers: 0, suspend_without_data: false, other_volume_peer_primary: false };
 
     fn connected() -> View {
         View {

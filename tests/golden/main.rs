@@ -1,4 +1,5 @@
-//! Exact bytes and texts: images written by the real drbdmeta, captures of the kernel's wire.
+//! Exact bytes and texts: images written by the real drbdmeta, captures of the kernel's wire, configurations.
 
+mod config;
 mod metadata;
 mod wire;

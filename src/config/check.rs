@@ -1,0 +1,243 @@
+//! Rules about the whole configuration: what must be unique, what must exist, what hosts must agree on.
+
+use std::collections::BTreeMap;
+
+use super::error::{ConfigError, ConfigErrorKind, Place};
+use super::syntax::{
+    ConnectionConfig, Document, HostConfig, HostKind, Located, MetaConfig, ResourceConfig, VolumeConfig,
+};
+use super::value::Address;
+
+/// All faults of a document whose single values are right.
+pub(super) fn document(document: &Document) -> Vec<ConfigError> {
+    let mut checker = Checker { errors: Vec::new(), used: BTreeMap::new(), addresses: BTreeMap::new() };
+    let mut names: BTreeMap<&str, &Place> = BTreeMap::new();
+    for resource in &document.resources {
+        match names.insert(&resource.name, &resource.place) {
+            Some(first) => checker.twice(&resource.place, format!("resource {:?}", resource.name), first),
+            None => checker.resource(resource),
+        }
+    }
+    checker.errors
+}
+
+/// The volumes of a host: its own settings over those all hosts share, by number.
+pub(super) fn volumes_of(resource: &ResourceConfig, host: &HostConfig) -> Vec<VolumeConfig> {
+    let mut volumes: BTreeMap<u16, VolumeConfig> = BTreeMap::new();
+    for shared in &resource.volumes {
+        volumes.insert(shared.number, shared.clone());
+    }
+    for own in &host.volumes {
+        let Some(volume) = volumes.get_mut(&own.number) else {
+            volumes.insert(own.number, own.clone());
+            continue;
+        };
+        volume.place = own.place.clone();
+        volume.implicit = own.implicit;
+        volume.device = own.device.clone().or(volume.device.take());
+        volume.disk = own.disk.clone().or(volume.disk.take());
+        volume.meta = own.meta.clone().or(volume.meta.take());
+        volume.disk_options.0.extend(own.disk_options.0.iter().cloned());
+    }
+    volumes.into_values().collect()
+}
+
+struct Checker<'a> {
+    errors: Vec<ConfigError>,
+    /// Host and thing to its first user.
+    used: BTreeMap<(String, String), (String, Place)>,
+    /// Address to the resource and host that use it.
+    addresses: BTreeMap<&'a Address, (&'a ResourceConfig, &'a HostConfig)>,
+}
+
+impl<'a> Checker<'a> {
+    fn report(&mut self, place: &Place, kind: ConfigErrorKind) {
+        self.errors.push(ConfigError::new(place, kind));
+    }
+
+    fn twice(&mut self, place: &Place, what: String, first: &Place) {
+        self.report(place, ConfigErrorKind::Twice { what, first: first.clone() });
+    }
+
+    fn resource(&mut self, resource: &'a ResourceConfig) {
+        let mut names: BTreeMap<&str, &Place> = BTreeMap::new();
+        let mut node_ids: BTreeMap<u8, &Place> = BTreeMap::new();
+        for host in &resource.hosts {
+            if let HostKind::On(own) = &host.kind {
+                for name in own {
+                    if let Some(first) = names.insert(name, &host.place) {
+                        self.twice(&host.place, format!("host {name} of resource {}", resource.name), first);
+                    }
+                }
+            }
+            if let Some(Located { value, place }) = &host.node_id
+                && let Some(first) = node_ids.insert(*value, place)
+            {
+                self.twice(place, format!("node-id {value} of resource {}", resource.name), first);
+            }
+            self.address(resource, host);
+            self.volumes(resource, host);
+        }
+        self.same_volumes(resource);
+        self.connections(resource);
+    }
+
+    fn address(&mut self, resource: &'a ResourceConfig, host: &'a HostConfig) {
+        let Some(Located { value, place }) = &host.address else { return };
+        if let Some((other, by)) = self.addresses.insert(value, (resource, host)) {
+            let first = by.address.as_ref().map_or(&by.place, |address| &address.place).clone();
+            let kind = ConfigErrorKind::InUse {
+                what: format!("address {value}"),
+                user: format!("host {} of resource {}", host.name(), resource.name),
+                other: format!("host {} of resource {}", by.name(), other.name),
+                first,
+            };
+            self.report(place, kind);
+        }
+    }
+
+    fn volumes(&mut self, resource: &ResourceConfig, host: &HostConfig) {
+        let volumes = volumes_of(resource, host);
+        let owner = |volume: &VolumeConfig| {
+            format!("volume {} of host {} of resource {}", volume.number, host.name(), resource.name)
+        };
+        if volumes.iter().any(|volume| volume.implicit) && volumes.iter().any(|volume| !volume.implicit) {
+            self.report(
+                &host.place,
+                ConfigErrorKind::Rule("a host has either volume blocks or a volume without block"),
+            );
+        }
+        for volume in &volumes {
+            let is_stacked = matches!(host.kind, HostKind::Stacked(_));
+            for (what, is_there) in [("device", volume.device.is_some()), ("disk", volume.disk.is_some() || is_stacked)]
+            {
+                if !is_there {
+                    let kind = ConfigErrorKind::Missing { owner: owner(volume), what: what.to_owned() };
+                    self.report(&volume.place, kind);
+                }
+            }
+            let names = match &host.kind {
+                HostKind::On(names) => names.clone(),
+                HostKind::Floating => vec![host.name()],
+                HostKind::Stacked(_) => Vec::new(),
+            };
+            for name in names {
+                self.volume_uses(&name, volume, &owner(volume));
+            }
+        }
+    }
+
+    /// Notes what a volume uses on a host.
+    fn volume_uses(&mut self, host: &str, volume: &VolumeConfig, user: &str) {
+        if let Some(device) = &volume.device {
+            self.uses(host, format!("minor {}", device.minor), user, &device.place);
+        }
+        if let Some(disk) = volume.disk.as_ref().filter(|disk| disk.value != "none") {
+            self.uses(host, format!("disk {}", disk.value), user, &disk.place);
+        }
+        match &volume.meta {
+            Some(Located { value: MetaConfig::Device(path), place }) => {
+                self.uses(host, format!("disk {path}"), user, place);
+            }
+            Some(Located { value: MetaConfig::Slot(path, slot), place }) => {
+                self.uses(host, format!("metadata slot {path}[{slot}]"), user, place);
+            }
+            _ => {}
+        }
+    }
+
+    fn uses(&mut self, host: &str, what: String, user: &str, place: &Place) {
+        match self.used.get(&(host.to_owned(), what.clone())) {
+            Some((other, first)) => {
+                let (other, first) = (other.clone(), first.clone());
+                self.report(place, ConfigErrorKind::InUse { what, user: user.to_owned(), other, first });
+            }
+            None => {
+                self.used.insert((host.to_owned(), what), (user.to_owned(), place.clone()));
+            }
+        }
+    }
+
+    /// All hosts have the same volumes.
+    fn same_volumes(&mut self, resource: &ResourceConfig) {
+        let Some((first, others)) = resource.hosts.split_first() else { return };
+        let expected = volumes_of(resource, first);
+        for host in others {
+            let volumes = volumes_of(resource, host);
+            self.missing_volumes(resource, (first, &expected), (host, &volumes));
+            self.missing_volumes(resource, (host, &volumes), (first, &expected));
+            let differs = |volume: &VolumeConfig| {
+                expected.iter().any(|other| other.number == volume.number && other.implicit != volume.implicit)
+            };
+            if let Some(volume) = volumes.iter().find(|volume| differs(volume)) {
+                let rule = "a volume has a block on all hosts or on none";
+                self.report(&volume.place, ConfigErrorKind::Rule(rule));
+            }
+        }
+    }
+
+    fn missing_volumes(
+        &mut self,
+        resource: &ResourceConfig,
+        (owner, owned): (&HostConfig, &[VolumeConfig]),
+        (host, volumes): (&HostConfig, &[VolumeConfig]),
+    ) {
+        for volume in owned {
+            if !volumes.iter().any(|other| other.number == volume.number) {
+                let kind = ConfigErrorKind::VolumeMissing {
+                    resource: resource.name.clone(),
+                    host: host.name(),
+                    volume: volume.number,
+                    other: owner.name(),
+                };
+                self.report(&volume.place, kind);
+            }
+        }
+    }
+
+    fn connections(&mut self, resource: &ResourceConfig) {
+        let is_host = |name: &str| resource.hosts.iter().any(|host| host.is_named(name));
+        for connection in &resource.connections {
+            self.connection(resource, connection, &is_host);
+        }
+        for host in resource.meshes.iter().flat_map(|mesh| &mesh.hosts) {
+            if !is_host(&host.value) {
+                let (owner, name) = ("connection-mesh".to_owned(), host.value.clone());
+                self.report(&host.place, ConfigErrorKind::Dangling { owner, name, what: "host of the resource" });
+            }
+        }
+    }
+
+    fn connection(
+        &mut self,
+        resource: &ResourceConfig,
+        connection: &ConnectionConfig,
+        is_host: &impl Fn(&str) -> bool,
+    ) {
+        for path in &connection.paths {
+            for end in &path.ends {
+                if !is_host(&end.host) {
+                    let (owner, name) = ("connection".to_owned(), end.host.clone());
+                    self.report(&end.place, ConfigErrorKind::Dangling { owner, name, what: "host of the resource" });
+                }
+            }
+            if let [one, other] = path.ends.as_slice()
+                && one.host == other.host
+            {
+                self.report(&other.place, ConfigErrorKind::Rule("both ends of the connection are the same host"));
+            }
+        }
+        let has_volume = |number: u16| {
+            resource.hosts.iter().any(|host| volumes_of(resource, host).iter().any(|volume| volume.number == number))
+        };
+        for (number, _) in &connection.volumes {
+            if !has_volume(*number) {
+                let (owner, name) = ("connection".to_owned(), format!("volume {number}"));
+                self.report(
+                    &connection.place,
+                    ConfigErrorKind::Dangling { owner, name, what: "volume of the resource" },
+                );
+            }
+        }
+    }
+}

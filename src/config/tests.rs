@@ -1,0 +1,348 @@
+//! The language as a whole: load, resolve, refuse, print.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::ids::{NodeId, VolumeNumber};
+
+const TWO: &str = r#"
+on alice { device /dev/drbd0; disk /dev/sdb1; meta-disk internal; address 10.0.0.1:7789; }
+on bob { device /dev/drbd0; disk /dev/sdb1; meta-disk internal; address 10.0.0.2:7789; }
+"#;
+
+fn load(text: &str) -> Result<Config, Vec<ConfigError>> {
+    Config::load("main.conf", &MemoryFiles::single("main.conf", text))
+}
+
+fn good(text: &str) -> Config {
+    load(text).unwrap_or_else(|errors| panic!("{}\n{text}", messages(&errors)))
+}
+
+fn messages(errors: &[ConfigError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+fn refused(text: &str, expected: &str) {
+    match load(text) {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(errors) => assert_eq!(messages(&errors), expected, "{text}"),
+    }
+}
+
+fn node(number: u8) -> NodeId {
+    NodeId::new(number).expect("small")
+}
+
+#[test]
+fn a_two_node_resource_resolves_to_defaults_and_what_is_written() {
+    let config = good(&format!("resource r {{ protocol B; net {{ timeout 70; }} disk {{ size 1M; }} {TWO} }}"));
+    let resource = config.resolve("r", "alice").expect("alice is named");
+    assert_eq!(resource.me.name, "alice");
+    let [peer] = resource.peers.as_slice() else { panic!("one peer") };
+    assert_eq!(peer.name, "bob");
+    assert_eq!(peer.net.protocol, ReplicationProtocol::B);
+    assert_eq!(peer.net.timeout, Duration::from_secs(7));
+    assert_eq!(peer.net.ping_timeout, Duration::from_millis(500));
+    assert_eq!(peer.net.after_sb_1pri, AfterSb1Pri::Disconnect);
+    assert_eq!(peer.address.to_string(), "ipv4 10.0.0.2:7789");
+    assert_eq!(peer.volumes[0].options.resync_rate, 250 * 1024);
+    assert_eq!(peer.volumes[0].options.c_max_rate, 100 << 20);
+    let [volume] = resource.volumes.as_slice() else { panic!("one volume") };
+    assert_eq!(volume.device_name.as_deref(), Some("drbd0"));
+    assert_eq!((volume.minor, volume.options.size_sectors, volume.options.al_extents), (0, 2048, 1237));
+    assert_eq!(volume.meta, MetaDisk::Internal);
+    assert_eq!(resource.defined_at, ("main.conf".to_owned(), 1));
+    assert_eq!(resource.startup.wfc_timeout, None);
+}
+
+#[test]
+fn older_spellings_are_read() {
+    let config = good(&format!("resource r {{ net {{ protocol a; }} disk {{ al-extents 7; }} {TWO} }}"));
+    let resource = config.resolve("r", "alice").expect("alice is named");
+    assert_eq!(resource.peers[0].net.protocol, ReplicationProtocol::A);
+    assert_eq!(resource.volumes[0].options.al_extents, 67);
+}
+
+#[test]
+fn every_default_of_the_table_reaches_the_values() {
+    let config = good(&format!("resource r {{ {TWO} }}"));
+    let resource = config.resolve("r", "alice").expect("alice is named");
+    let net = &resource.peers[0].net;
+    assert_eq!((net.max_buffers, net.max_epoch_size, net.ko_count), (2048, 2048, 7));
+    assert!(net.use_rle && net.tcp_cork && !net.allow_two_primaries);
+    assert_eq!(resource.options.twopc_timeout, Duration::from_secs(30));
+    assert_eq!(resource.options.on_no_quorum, OnNoData::SuspendIo);
+    let disk = &resource.volumes[0].options;
+    assert!(disk.disk_flushes && disk.md_flushes && !disk.disk_barrier && disk.al_updates);
+    assert_eq!(disk.on_io_error, OnIoError::Detach);
+}
+
+#[test]
+fn hosts_match_without_case_and_by_short_name() {
+    for (written, uname, expected) in [
+        ("alice", "alice", true),
+        ("alice", "ALICE", true),
+        ("alice", "alice.example.org", true),
+        ("alice.example.org", "alice", true),
+        ("alice.example.org", "alice.example.com", false),
+        ("alice", "alice2", false),
+    ] {
+        assert_eq!(resolve::is_same_host(written, uname), expected, "{written} {uname}");
+    }
+}
+
+#[test]
+fn a_resource_for_others_says_for_whom() {
+    let error = good(&format!("resource r {{ {TWO} }}")).resolve("r", "carol").expect_err("carol is not named");
+    assert_eq!(error.to_string(), "resource \"r\" is not for node \"carol\"; it names alice, bob");
+    let error = good(&format!("resource r {{ {TWO} }}")).resolve("x", "alice").expect_err("x is not defined");
+    assert_eq!(error.to_string(), "resource \"x\" is not defined; the configuration defines r");
+}
+
+#[test]
+fn three_nodes_of_a_mesh_see_each_other_with_what_is_inherited() {
+    let config = good(
+        r#"
+common { net { protocol A; ping-int 5; max-buffers 8k; } disk { c-max-rate 1M; } }
+resource r {
+    net { ping-int 6; }
+    disk { c-min-rate 100; on-io-error pass_on; }
+    volume 0 { device minor 0; disk /dev/a; meta-disk /dev/m[2]; disk { al-extents 257; } }
+    volume 1 { device /dev/drbd_log minor 1; disk none; }
+    on alice { node-id 2; address 10.0.0.1:1; volume 1 { disk /dev/b; meta-disk /dev/c; disk { on-io-error detach; } } }
+    on bob { node-id 0; address 10.0.0.2:1; options { auto-promote no; } }
+    on carol { node-id 1; address ipv6 [fd00::3]:1; }
+    connection-mesh { hosts alice bob carol; net { protocol B; } }
+    connection { host alice port 9; host carol address ipv6 [fd00::33]:2; net { ping-int 7; } volume 1 { disk { c-max-rate 2M; } } }
+}"#,
+    );
+    let resource = config.resolve("r", "alice").expect("alice is named");
+    assert_eq!(resource.me.node_id, node(2));
+    let names: Vec<_> = resource.peers.iter().map(|peer| (peer.name.as_str(), peer.node_id)).collect();
+    assert_eq!(names, [("bob", node(0)), ("carol", node(1))]);
+    let (bob, carol) = (&resource.peers[0], &resource.peers[1]);
+    assert_eq!((bob.net.protocol, carol.net.protocol), (ReplicationProtocol::B, ReplicationProtocol::A));
+    assert_eq!((bob.net.ping_int, carol.net.ping_int), (Duration::from_secs(6), Duration::from_secs(7)));
+    assert_eq!(bob.net.max_buffers, 8192);
+    assert_eq!((carol.my_address.port, carol.address.to_string()), (9, "ipv6 [fd00::33]:2".to_owned()));
+    assert_eq!(carol.volumes[1].options.c_max_rate, 2 << 20);
+    assert_eq!(bob.volumes[1].options.c_max_rate, 1 << 20);
+    assert_eq!(bob.volumes[0].options.c_min_rate, 100 << 10);
+    assert_eq!(bob.diskless_volumes, [VolumeNumber(1)]);
+    assert_eq!(resource.volumes[0].meta, MetaDisk::Indexed("/dev/m".to_owned(), 2));
+    assert_eq!(resource.volumes[0].options.al_extents, 257);
+    assert_eq!(resource.volumes[1].disk.as_deref(), Some("/dev/b"));
+    assert_eq!(resource.volumes[1].options.on_io_error, OnIoError::Detach);
+    assert!(!config.resolve("r", "bob").expect("bob is named").options.auto_promote);
+    assert_eq!(config.resolve("r", "bob").expect("bob is named").volumes[1].disk, None);
+}
+
+#[test]
+fn two_hosts_without_node_ids_get_them_from_their_addresses() {
+    // As the tools number these pairs.
+    for (one, other, expected) in [
+        ("192.168.1.101:7789", "192.168.1.102:7789", (1, 0)),
+        ("10.0.0.1:7789", "10.0.0.2:7789", (0, 1)),
+        ("10.0.0.1:70", "10.0.0.2:10", (0, 1)),
+        ("172.16.3.4:7788", "172.16.3.5:7788", (1, 0)),
+        ("1.2.3.4:5", "6.7.8.9:10", (0, 1)),
+        ("ipv6 [fe80::5]:1", "ipv6 [fe80::6]:1", (0, 1)),
+        ("ipv6 [::1]:70", "10.0.0.1:70", (1, 0)),
+        // The tools give up here; the port decides.
+        ("127.0.0.1:7000", "127.0.0.1:7001", (0, 1)),
+    ] {
+        let host = |name, address| format!("on {name} {{ device minor 0; disk /dev/a; address {address}; }}");
+        let config = good(&format!("resource r {{ {} {} }}", host("a", one), host("b", other)));
+        let resource = config.resolve("r", "a").expect("a is named");
+        assert_eq!((resource.me.node_id.number(), resource.peers[0].node_id.number()), expected, "{one} {other}");
+    }
+}
+
+#[test]
+fn timeouts_of_starting_do_not_grow() {
+    let startup = |text: &str| {
+        let config = good(&format!("resource r {{ startup {{ {text} }} {TWO} }}"));
+        config.resolve("r", "alice").expect("alice is named").startup
+    };
+    let seconds = |count| Some(Duration::from_secs(count));
+    assert_eq!(startup("wfc-timeout 20; degr-wfc-timeout 60;").degr_wfc_timeout, seconds(20));
+    assert_eq!(startup("wfc-timeout 20;").outdated_wfc_timeout, seconds(20));
+    assert_eq!(startup("degr-wfc-timeout 60;").degr_wfc_timeout, seconds(60));
+    assert_eq!(startup("degr-wfc-timeout 60;").wfc_timeout, None);
+}
+
+#[test]
+fn includes_are_read_once_beside_their_file() {
+    let mut files = MemoryFiles::single("etc/main.conf", "include \"d/*.res\"; include d/a.res;");
+    files.0.insert("etc/d/a.res".to_owned(), format!("resource a {{ {TWO} }}").into_bytes());
+    files.0.insert("etc/d/b.res".to_owned(), b"include \"nothing*\"; include ../main.conf;".to_vec());
+    files.0.insert("etc/d/../main.conf".to_owned(), Vec::new());
+    let config = Config::load("etc/main.conf", &files).expect("all files are there");
+    assert_eq!(config.resources().len(), 1);
+    assert_eq!(config.lookup("a").map(|resource| resource.place.to_string()).as_deref(), Some("etc/d/a.res:1:10"));
+    files.0.insert("etc/d/b.res".to_owned(), b"\n  include gone.res;".to_vec());
+    let errors = Config::load("etc/main.conf", &files).expect_err("a file is missing");
+    assert_eq!(messages(&errors), "etc/d/b.res:2:11: cannot read \"etc/d/gone.res\": No such file");
+}
+
+#[test]
+fn faults_name_their_place_the_range_and_the_nearest_name() {
+    refused(
+        "resource r { net { ping-itn 3; } }",
+        "main.conf:1:20: unknown name \"ping-itn\" in section net; did you mean \"ping-int\"?",
+    );
+    refused(
+        &format!("resource r {{ net {{ ping-int 121; protocol D; use-rle maybe; timeout x; }}\n{TWO} }}"),
+        "main.conf:1:29: ping-int 121 is out of range; it takes a number from 1 to 120 (s)\n\
+         main.conf:1:43: protocol cannot be \"D\"; allowed values are A, B, C\n\
+         main.conf:1:54: use-rle cannot be \"maybe\"; allowed values are yes, no\n\
+         main.conf:1:69: timeout cannot be \"x\"; it takes a number from 1 to 600 (tenths of a second)",
+    );
+    refused("resource r {", "main.conf:1:13: expected a section of the resource or '}', found the end of the file");
+    refused(
+        "resource r { handlers { split-brain \"a\n\"; } }",
+        "main.conf:1:37: the quoted string does not end on its line",
+    );
+    refused("resouce r { }", "main.conf:1:1: unknown name \"resouce\" in the file; did you mean \"resource\"?");
+    refused("resource r { net { protocol C } }", "main.conf:1:31: expected ';', found '}'");
+}
+
+#[test]
+fn two_volumes_never_share_a_disk() {
+    // The tools find this out when the second one attaches; here it is a fault of the file.
+    let volume = |number| format!("volume {number} {{ device minor {number}; disk /dev/a; }}");
+    refused(
+        &format!("resource r {{ on a {{ {} {} }} }}", volume(0), volume(1)),
+        "main.conf:1:90: disk /dev/a of volume 1 of host a of resource r is already used by volume 0 of host a of \
+         resource r at main.conf:1:48",
+    );
+}
+
+#[test]
+fn lint_names_what_has_no_effect() {
+    let config = good(&format!(
+        "resource r {{ net {{ after-sb-0pri discard-zero-changes; tcp-cork yes; }} handlers {{ split-brain x; }} {TWO} }}"
+    ));
+    let lints: Vec<String> = config.lint().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lints,
+        [
+            "main.conf:1:20: after-sb-0pri in section net has no effect yet",
+            "main.conf:1:83: handler split-brain is not called yet",
+        ]
+    );
+}
+
+#[test]
+fn the_sample_file_is_a_configuration_and_stays_one_when_uncommented() {
+    let sample = Config::sample_file();
+    good(&sample);
+    // A sentence has a blank after its #, an option has none; what has no default shows a placeholder.
+    let is_option = |line: &&str| !line.trim_start().starts_with("# ") && !line.contains('…');
+    let uncommented: Vec<String> = sample.lines().filter(is_option).map(|line| line.replace('#', "")).collect();
+    let uncommented = uncommented.join("\n").replace("resource data {", "skip {");
+    let config = good(&uncommented);
+    assert!(config.document().common.as_ref().is_some_and(|common| common.net.0.len() > 30), "{uncommented}");
+}
+
+/// Words and signs of the language in any order, which reach deeper than arbitrary text does.
+fn soup() -> impl Strategy<Value = String> {
+    let words = [
+        "resource",
+        "common",
+        "global",
+        "net",
+        "disk",
+        "options",
+        "on",
+        "floating",
+        "connection",
+        "connection-mesh",
+        "hosts",
+        "host",
+        "volume",
+        "device",
+        "minor",
+        "meta-disk",
+        "internal",
+        "address",
+        "ipv6",
+        "port",
+        "node-id",
+        "protocol",
+        "C",
+        "skip",
+        "include",
+        "template-file",
+        "proxy",
+        "plugin",
+        "inside",
+        "stacked-on-top-of",
+        "0",
+        "1",
+        "r",
+        "a",
+        "/dev/drbd0",
+        "10.0.0.1",
+        "7789",
+        "{",
+        "{",
+        "}",
+        "}",
+        "}",
+        "[",
+        "]",
+        ":",
+        ";",
+        ";",
+        ";",
+        "\"x y\"",
+        "\"",
+        "!",
+        "99999999999999999999",
+        "no-use-rle",
+        "use-rle",
+        "via",
+        "#",
+        "\n",
+        "syncer",
+        "rate",
+        "handlers",
+        "path",
+    ];
+    proptest::collection::vec(proptest::sample::select(words.to_vec()), 0..60).prop_map(|words| words.join(" "))
+}
+
+/// Where a resource is defined differs between a file and its dump.
+fn without_comments(text: &str) -> String {
+    text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_text_makes_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), soup in soup()) {
+        let _ = Config::load("f", &MemoryFiles::single("f", bytes));
+        let in_resource = format!("resource r {{ {soup} }}");
+        for text in [soup, in_resource] {
+            if let Ok(config) = load(&text) {
+                let dump = config.dump("a");
+                prop_assert_eq!(without_comments(&good(&dump).dump("a")), without_comments(&dump));
+                for resource in config.resources() {
+                    let _ = config.resolve(&resource.name, "a");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_text_survives_being_quoted(text in "[^\n\r\\x00]{0,60}") {
+        let written = format!("resource r {{ handlers {{ split-brain {}; }} {TWO} }}", dump::quoted(&text));
+        let config = good(&written);
+        let resource = config.resolve("r", "alice").expect("alice is named");
+        prop_assert_eq!(resource.handlers.get("split-brain"), Some(&text));
+    }
+}

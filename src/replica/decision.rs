@@ -1,0 +1,232 @@
+//! What the peer's state means for ours: after each P_STATE, and in the handshake, which way to sync.
+//!
+//! Both nodes run the same rules on the same exchanged facts with self and peer exchanged, so they come to opposite results.
+//! The rule that decided is logged and kept for `why`.
+
+use super::Resource;
+use super::action::LogLevel;
+use super::state::{Origin, View};
+use crate::generation::{self, Context, Outcome, Policies, RefuseReason};
+use crate::model::state::{ConnectionState, DiskState, Role, StateWord};
+use crate::wire::framing::Features;
+
+/// A P_STATE that has been understood.
+#[derive(Clone, Copy, Debug)]
+struct Theirs {
+    role: Role,
+    conn: ConnectionState,
+    /// As sent: may be Negotiating.
+    disk: DiskState,
+    /// What the disk is worth.
+    real_disk: DiskState,
+    paused: bool,
+}
+
+fn understand(word: StateWord, inconsistent: bool) -> Option<Theirs> {
+    let disk = DiskState::from_number(word.disk())?;
+    let real_disk = match disk {
+        DiskState::Negotiating if inconsistent => DiskState::Inconsistent,
+        DiskState::Negotiating => DiskState::Consistent,
+        disk => disk,
+    };
+    Some(Theirs {
+        role: Role::from_number(word.role())?,
+        conn: ConnectionState::from_number(word.conn())?,
+        disk,
+        real_disk,
+        paused: word.user_isp() == 1 || word.aftr_isp() == 1,
+    })
+}
+
+impl Resource {
+    /// P_STATE has come.
+    pub(super) fn on_state(&mut self, volume: usize, peer: usize, word: StateWord) {
+        let tuple = self.peer_tuple(volume, peer);
+        let Some(mut theirs) = understand(word, tuple.is_some_and(|tuple| tuple.inconsistent)) else {
+            let reason = format!("a state word that no state has: {:#010x}", word.0);
+            return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
+        };
+        let old = self.view(volume, peer);
+        if self.ends_resync(volume, peer, old, &mut theirs) {
+            return;
+        }
+        let mut new = self.view(volume, peer);
+        if new.conn == ConnectionState::WfReportParams {
+            new.conn = ConnectionState::Connected;
+        }
+        if self.must_decide(volume, peer, old, theirs) {
+            match self.decide(volume, peer, theirs) {
+                Ok(conn) => new.conn = conn,
+                Err(reason) => return self.refuse_handshake(volume, peer, theirs, reason),
+            }
+        }
+        self.take_state(volume, peer, old, new, theirs);
+    }
+
+    /// The target says that it is done, or a late word of a sync that is over.
+    fn ends_resync(&mut self, volume: usize, peer: usize, old: View, theirs: &mut Theirs) -> bool {
+        use ConnectionState as C;
+        let thinks_done = old.pdsk == DiskState::Inconsistent
+            && theirs.real_disk == DiskState::UpToDate
+            && old.conn > C::Connected
+            && old.disk == DiskState::UpToDate;
+        if thinks_done && theirs.conn > C::Connected && theirs.conn < C::SyncSource {
+            theirs.real_disk = DiskState::Inconsistent;
+        } else if thinks_done && matches!(old.conn, C::SyncSource | C::PausedSyncS) && theirs.conn == C::Connected {
+            self.source_is_finished(volume, peer);
+            return true;
+        }
+        if old.pdsk == DiskState::UpToDate
+            && theirs.real_disk == DiskState::Inconsistent
+            && old.conn == C::Connected
+            && theirs.conn > C::SyncSource
+        {
+            theirs.real_disk = DiskState::UpToDate;
+        }
+        false
+    }
+
+    fn must_decide(&mut self, volume: usize, peer: usize, old: View, theirs: Theirs) -> bool {
+        use ConnectionState as C;
+        let known = self.peers[peer].volumes[volume].uuids.is_some() && self.volumes[volume].has_disk();
+        if !known || theirs.disk < DiskState::Negotiating {
+            return false;
+        }
+        let negotiating = theirs.disk == DiskState::Negotiating || old.disk == DiskState::Negotiating;
+        let forced = std::mem::take(&mut self.peers[peer].volumes[volume].consider_resync);
+        let starting = (C::StartingSyncS..=C::WfBitMapT).contains(&theirs.conn);
+        old.conn < C::Connected || (old.conn == C::Connected && (negotiating || forced || starting))
+    }
+
+    /// The rules; what they say is made ready (repairs, all bits set) and the connection state returned.
+    fn decide(&mut self, volume: usize, peer: usize, theirs: Theirs) -> Result<ConnectionState, RefuseReason> {
+        let own = self.own_tuple(volume, peer).expect("asked only with a disk");
+        let mut other = self.peer_tuple(volume, peer).expect("asked only with the peer's tuple");
+        let link = self.peers[peer].link().expect("a packet came from it");
+        let context = Context {
+            version: link.version,
+            wsame: link.features.contains(Features::WSAME),
+            role: self.role,
+            peer_role: theirs.role,
+            resolve: link.resolve,
+        };
+        let verdict = generation::compare(&own, &other, &context);
+        let own_disk = self.volumes[volume].disk_state;
+        let decision =
+            generation::decide(verdict, (&own, own_disk), (&other, theirs.disk), &context, &Policies::default());
+        let number = self.volumes[volume].settings.number;
+        self.log(LogLevel::Info, format!("volume {number}: {verdict}: {}", decision.sentence()));
+        if let Outcome::Refuse(reason) = decision.outcome {
+            return Err(reason);
+        }
+        if let Some(repair) = verdict.repair {
+            self.repair(volume, peer, repair, &mut other);
+        }
+        Ok(self.begin_outcome(volume, peer, decision.outcome))
+    }
+
+    fn repair(&mut self, volume: usize, peer: usize, repair: generation::Repair, other: &mut generation::Tuple) {
+        let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            repair.apply(&mut disk.superblock.generations, index, rules, other);
+        }
+        if let Some(uuids) = self.peers[peer].volumes[volume].uuids.as_mut() {
+            uuids.bitmap = other.bitmap;
+            uuids.history = other.history;
+        }
+        self.superblock_changed(volume);
+    }
+
+    fn begin_outcome(&mut self, volume: usize, peer: usize, outcome: Outcome) -> ConnectionState {
+        let (conn, full) = match outcome {
+            Outcome::Source { full } => (ConnectionState::WfBitMapS, full),
+            Outcome::Target { full } => (ConnectionState::WfBitMapT, full),
+            Outcome::NoSync | Outcome::Refuse(_) => (ConnectionState::Connected, false),
+        };
+        let node = self.peers[peer].settings.node_id.index();
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            let slot = disk.slot(node);
+            if full {
+                disk.bitmap.set_all(slot);
+            }
+            let bits = disk.bitmap.count(slot);
+            if conn == ConnectionState::Connected && bits > 0 {
+                let number = self.volumes[volume].settings.number;
+                self.log(LogLevel::Warn, format!("volume {number}: No resync, but {bits} bits in bitmap!"));
+            }
+        }
+        conn
+    }
+
+    fn refuse_handshake(&mut self, volume: usize, peer: usize, theirs: Theirs, reason: RefuseReason) {
+        let sentence = reason.to_string();
+        if self.volumes[volume].disk_state == DiskState::Negotiating
+            && self.view(volume, peer).conn == ConnectionState::Connected
+        {
+            self.log(LogLevel::Error, format!("attach refused by the handshake: {sentence}"));
+            self.begin_close(volume);
+            return;
+        }
+        if theirs.disk == DiskState::Negotiating && self.view(volume, peer).conn >= ConnectionState::Connected {
+            self.log(LogLevel::Error, format!("the peer's attach was refused: {sentence}"));
+            return;
+        }
+        self.stand_alone(peer, &sentence);
+    }
+
+    /// Takes over what the peer says of itself, together with our decision.
+    fn take_state(&mut self, volume: usize, peer: usize, old: View, mut new: View, theirs: Theirs) {
+        use ConnectionState as C;
+        new.peer = theirs.role;
+        new.pdsk = theirs.real_disk;
+        new.peer_isp = theirs.paused;
+        if theirs.conn == C::Ahead {
+            new.conn = C::Behind;
+        }
+        if new.disk == DiskState::Negotiating && matches!(new.conn, C::Connected | C::WfBitMapS) {
+            new.disk = self.volumes[volume].remembered;
+        }
+        if new.pdsk == DiskState::Unknown {
+            new.pdsk = DiskState::Diskless;
+        }
+        let origin = if old.conn < C::Connected && new.conn >= C::Connected { Origin::Wish } else { Origin::Fact };
+        let was_negotiating = old.disk == DiskState::Negotiating;
+        let openers = std::mem::take(&mut self.volumes[volume].openers);
+        let changed = self.change(volume, peer, new, origin);
+        self.volumes[volume].openers = openers;
+        if let Err(refusal) = changed {
+            return self.stand_alone(peer, &format!("{refusal}: the two nodes' states do not go together"));
+        }
+        if old.conn < C::Connected {
+            self.peers[peer].reason = None;
+            self.clear_discard_if_all_connected(peer);
+            self.exchange_generations(volume, peer);
+        }
+        let decided = self.view(volume, peer).conn;
+        let peer_undecided = theirs.conn <= C::Connected && theirs.disk != DiskState::Negotiating;
+        if old.conn > C::WfReportParams && decided > C::Connected && old.conn == C::Connected && peer_undecided {
+            self.send_uuids(volume, peer);
+            self.send_state(volume, peer);
+        } else if theirs.disk == DiskState::Negotiating && old.conn == C::Connected && !was_negotiating {
+            self.send_uuids(volume, peer);
+            self.send_state(volume, peer);
+        }
+        self.begin_exchange(volume, peer, old.conn);
+    }
+
+    fn clear_discard_if_all_connected(&mut self, peer: usize) {
+        let all = (0..self.volumes.len()).all(|volume| self.view(volume, peer).conn >= ConnectionState::Connected);
+        if all {
+            self.peers[peer].discard_my_data = false;
+        }
+    }
+
+    /// In step with the peer from here on: a diskless node shows the peer's generation.
+    fn exchange_generations(&mut self, volume: usize, peer: usize) {
+        if !self.volumes[volume].has_disk() {
+            if let Some(tuple) = self.peer_tuple(volume, peer) {
+                self.volumes[volume].exposed = tuple.current;
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! When this node begins a new data generation, and who is told.
+//!
+//! As DRBD 8.4: at once when the peer's good data is lost while either side is Primary, when a Primary begins without a good
+//! peer, when a diskless peer becomes Primary. The order is fixed: replies are frozen first, the door is asked, the new
+//! identifier reaches the disk, replies leave.
+
+use super::Resource;
+use super::action::LogLevel;
+use super::metadata_writer::Then;
+use super::mutant;
+use super::permission::OnLoss;
+use super::state::View;
+use crate::generation::{self, HistoryRules, Tuple};
+use crate::metadata::layout::Format;
+use crate::model::state::{ConnectionState, DiskState, Role};
+use crate::wire::framing::Stream;
+use crate::wire::packet::{Packet, UuidFlags, Uuids};
+
+/// Whether a disk state means that its owner has data we could have to compare with.
+fn has_contents(disk: DiskState) -> bool {
+    disk >= DiskState::Inconsistent && !matches!(disk, DiskState::Unknown | DiskState::Outdated)
+}
+
+impl Resource {
+    pub(super) fn history_rules(&self, volume: usize) -> HistoryRules {
+        match self.volumes[volume].disk.as_ref().map(|disk| disk.superblock.format) {
+            Some(Format::V09) => HistoryRules::V09 { own: self.settings.node_id, in_step: 0 },
+            Some(Format::V08) | None => HistoryRules::V08,
+        }
+    }
+
+    /// The peer's entry in the set of generations.
+    pub(super) fn generation_index(&self, volume: usize, peer: usize) -> usize {
+        let node = self.peers[peer].settings.node_id.index();
+        self.volumes[volume].disk.as_ref().map_or(0, |disk| disk.peer_index(node))
+    }
+
+    pub(super) fn generation_after_change(&mut self, volume: usize, peer: usize, old: View, new: View) {
+        let lost = has_contents(old.pdsk) && !has_contents(new.pdsk);
+        let somebody_writes = new.role == Role::Primary || new.peer == Role::Primary;
+        let alone_with_data = lost && somebody_writes;
+        let took_over = new.pdsk < DiskState::Inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary;
+        if (alone_with_data || took_over) && new.disk == DiskState::UpToDate && !mutant(6) {
+            match self.door.on_replica_lost() {
+                OnLoss::GoOn => self.begin_generation_if_none(volume, peer),
+            }
+        }
+    }
+
+    /// A new generation, unless the bitmap counts from one already.
+    pub(super) fn begin_generation_if_none(&mut self, volume: usize, peer: usize) {
+        let index = self.generation_index(volume, peer);
+        let counts =
+            self.volumes[volume].disk.as_ref().is_none_or(|disk| !disk.superblock.generations.bitmap[index].is_none());
+        if !counts {
+            self.begin_generation(volume, peer);
+        }
+    }
+
+    /// A new generation: durable before any reply leaves.
+    pub(super) fn begin_generation(&mut self, volume: usize, peer: usize) {
+        let (rules, index, random) =
+            (self.history_rules(volume), self.generation_index(volume, peer), self.random.next_u64());
+        let primary = self.role == Role::Primary;
+        let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
+        generation::new_current(&mut disk.superblock.generations, index, random, primary, rules);
+        let current = disk.superblock.generations.current;
+        let version = self.superblock_changed(volume);
+        self.volumes[volume].reply_gate = version;
+        self.volumes[volume].after_superblock(Then::TellPeers);
+        let number = self.volumes[volume].settings.number;
+        self.log(LogLevel::Info, format!("volume {number}: new data generation {current}"));
+    }
+
+    /// The new generation is durable: a connected peer must know it.
+    pub(super) fn tell_generation(&mut self, volume: usize) {
+        for peer in 0..self.peers.len() {
+            if self.view(volume, peer).conn >= ConnectionState::Connected {
+                self.send_uuids(volume, peer);
+            }
+        }
+    }
+
+    /// Our generations as the peer sees them.
+    pub(super) fn own_tuple(&self, volume: usize, peer: usize) -> Option<Tuple> {
+        let disk = self.volumes[volume].disk.as_ref()?;
+        let node = self.peers[peer].settings.node_id.index();
+        let mut tuple = generation::tuple_of(&disk.superblock.generations, disk.peer_index(node));
+        tuple.changed_blocks = disk.bitmap.count(disk.slot(node));
+        tuple.crashed_primary = disk.crashed_primary;
+        tuple.discard_my_data = self.peers[peer].discard_my_data;
+        tuple.inconsistent = self.volumes[volume].disk_state == DiskState::Negotiating
+            && self.volumes[volume].remembered == DiskState::Inconsistent
+            || self.volumes[volume].disk_state == DiskState::Inconsistent;
+        Some(tuple)
+    }
+
+    /// Sends P_UUIDS; a node without a disk has none to send.
+    pub(super) fn send_uuids(&mut self, volume: usize, peer: usize) {
+        self.send_uuids_with(volume, peer, UuidFlags::default());
+    }
+
+    pub(super) fn send_uuids_with(&mut self, volume: usize, peer: usize, extra: UuidFlags) {
+        let Some(tuple) = self.own_tuple(volume, peer) else { return };
+        let mut flags = extra;
+        for (on, flag) in [
+            (tuple.discard_my_data, UuidFlags::DISCARD_MY_DATA),
+            (tuple.crashed_primary, UuidFlags::CRASHED_PRIMARY),
+            (tuple.inconsistent, UuidFlags::INCONSISTENT),
+        ] {
+            flags = if on { flags.with(flag) } else { flags };
+        }
+        let uuids = Uuids {
+            current: tuple.current,
+            bitmap: tuple.bitmap,
+            history: tuple.history,
+            dirty_bits: tuple.changed_blocks,
+            flags,
+        };
+        self.send(peer, Stream::Data, volume, &Packet::Uuids(uuids));
+    }
+
+    /// The peer's tuple as it last sent it.
+    pub(super) fn peer_tuple(&self, volume: usize, peer: usize) -> Option<Tuple> {
+        let uuids = self.peers[peer].volumes[volume].uuids.as_ref()?;
+        Some(Tuple {
+            current: uuids.current,
+            bitmap: uuids.bitmap,
+            history: uuids.history,
+            changed_blocks: uuids.dirty_bits,
+            crashed_primary: uuids.flags.contains(UuidFlags::CRASHED_PRIMARY),
+            discard_my_data: uuids.flags.contains(UuidFlags::DISCARD_MY_DATA),
+            inconsistent: uuids.flags.contains(UuidFlags::INCONSISTENT),
+            skip_initial_sync: uuids.flags.contains(UuidFlags::SKIP_INITIAL_SYNC),
+        })
+    }
+
+    /// P_UUIDS has come.
+    pub(super) fn on_uuids(&mut self, volume: usize, peer: usize, uuids: Uuids) {
+        let skip = uuids.flags.contains(UuidFlags::SKIP_INITIAL_SYNC);
+        let current = uuids.current;
+        self.peers[peer].volumes[volume].uuids = Some(uuids);
+        let view = self.view(volume, peer);
+        if view.disk < DiskState::Inconsistent && self.role == Role::Primary {
+            let exposed = self.volumes[volume].exposed;
+            if !exposed.is_none() && !exposed.same_as(current) && view.conn < ConnectionState::Connected {
+                let sentence = format!("Can only connect to data with current UUID={exposed}");
+                return self.stand_alone(peer, &sentence);
+            }
+        }
+        if view.disk < DiskState::Inconsistent {
+            // Without a disk of our own the peer's generation is what applications see.
+            self.volumes[volume].exposed = current;
+        }
+        let fresh = self.own_tuple(volume, peer).is_some_and(|own| own.current.is_just_created());
+        if skip && fresh && view.conn == ConnectionState::Connected && self.version(peer) >= 90 {
+            self.adopt_skipped_sync(volume, peer, current);
+        }
+    }
+
+    fn adopt_skipped_sync(&mut self, volume: usize, peer: usize, current: crate::model::generation_id::GenerationId) {
+        let index = self.generation_index(volume, peer);
+        let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
+        generation::adopt_skip_initial_sync(&mut disk.superblock.generations, index, current);
+        (0..disk.bitmap.slots()).for_each(|slot| disk.bitmap.clear_all(slot));
+        let number = self.volumes[volume].settings.number;
+        self.log(LogLevel::Info, format!("volume {number}: accepted generation {current}, initial sync skipped"));
+        let view = self.view(volume, peer);
+        self.change_fact(volume, peer, View { disk: DiskState::UpToDate, pdsk: DiskState::UpToDate, ..view });
+        self.superblock_changed(volume);
+    }
+}

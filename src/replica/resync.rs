@@ -1,0 +1,204 @@
+//! A resync: what both ends count, and how it ends.
+//!
+//! ```text
+//! source: bitmaps merged ─▶ pages written ─▶ SyncSource, id durable ─ P_SYNC_UUID ─▶ serve reads ─▶ target's state ends it
+//! target: WFSyncUUID ─ P_SYNC_UUID ─▶ pages written ─▶ Inconsistent + id durable ─▶ ask, write, flush, acknowledge
+//!                                                              └ no bits left ─▶ generation durable ─▶ P_STATE UpToDate
+//! ```
+//!
+//! A bit is cleared at the target only when the block is durable there, and at the source only when the target says so.
+
+use std::collections::BTreeMap;
+
+use super::Resource;
+use super::conflicts::Held;
+use super::rate::Controller;
+use super::state::View;
+use crate::generation;
+use crate::model::state::{ConnectionState, DiskState};
+use crate::model::time::Instant;
+use crate::model::units::{BlockIndex, SectorRange};
+use crate::wire::framing::Stream;
+use crate::wire::packet::Packet;
+
+/// A range that the target has asked for (or is about to).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) range: SectorRange,
+    pub(super) held: Held,
+    pub(super) sent: bool,
+}
+
+/// A resync of one volume with one peer.
+#[derive(Debug)]
+pub(super) struct Resync {
+    pub(super) started: Instant,
+    /// Bits when it began.
+    pub(super) total: u64,
+    /// Blocks that could not be synced.
+    pub(super) failed: u64,
+    pub(super) side: Side,
+    /// Progress marks, three seconds apart: when, bits left.
+    pub(super) marks: [(Instant, u64); 8],
+    pub(super) mark: usize,
+}
+
+/// Which end we are.
+#[derive(Debug)]
+pub(super) enum Side {
+    Source,
+    Target(Box<Target>),
+}
+
+/// What only the target keeps.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) controller: Controller,
+    /// Where to look for the next bit.
+    pub(super) cursor: u64,
+    /// Ranges asked for, by first sector.
+    pub(super) asked: BTreeMap<u64, Asked>,
+    pub(super) asked_sectors: u64,
+    /// When to ask for more; not before the superblock names this resync.
+    pub(super) tick_at: Option<Instant>,
+    /// Written ranges that wait for a flush before they are acknowledged.
+    pub(super) written: Vec<SectorRange>,
+    pub(super) flushing: Vec<SectorRange>,
+    pub(super) ending: bool,
+}
+
+impl Resync {
+    pub(super) fn new(now: Instant, total: u64, side: Side) -> Self {
+        Self { started: now, total, failed: 0, side, marks: [(now, total); 8], mark: 0 }
+    }
+
+    pub(super) fn target(&mut self) -> Option<&mut Target> {
+        match &mut self.side {
+            Side::Source => None,
+            Side::Target(target) => Some(target),
+        }
+    }
+
+    /// Remembers progress for rates.
+    pub(super) fn note_progress(&mut self, now: Instant, left: u64) {
+        if now.since(self.marks[self.mark].0).as_secs() >= 3 {
+            self.mark = (self.mark + 1) % self.marks.len();
+            self.marks[self.mark] = (now, left);
+        }
+    }
+
+    /// The oldest mark.
+    pub(super) fn oldest_mark(&self) -> (Instant, u64) {
+        self.marks[(self.mark + 1) % self.marks.len()]
+    }
+}
+
+impl Resource {
+    /// Bits that are set for a peer.
+    pub(super) fn bits_left(&self, volume: usize, peer: usize) -> u64 {
+        let node = self.peers[peer].settings.node_id.index();
+        self.volumes[volume].disk.as_ref().map_or(0, |disk| disk.bitmap.count(disk.slot(node)))
+    }
+
+    /// Clears what is wholly covered by a range that is now the same on both nodes.
+    pub(super) fn clear_bits(&mut self, volume: usize, peer: usize, range: SectorRange) {
+        let node = self.peers[peer].settings.node_id.index();
+        let device = self.volumes[volume].device_sectors;
+        let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
+        let slot = disk.slot(node);
+        let (first, end) = range.blocks_covered(device);
+        disk.bitmap.clear_range(slot, first, end);
+        let left = disk.bitmap.count(slot);
+        let now = self.now;
+        if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
+            resync.note_progress(now, left);
+        }
+    }
+
+    /// A pause flag has changed the state: a target that goes on asks again.
+    pub(super) fn pause_changed(&mut self, volume: usize, peer: usize, old: View, new: View) {
+        use ConnectionState as C;
+        let now = self.now;
+        let goes_on = old.conn == C::PausedSyncT && new.conn == C::SyncTarget;
+        let ready = self.volumes[volume].peer_write_gate.is_none();
+        if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) {
+            if goes_on && ready {
+                target.tick_at = Some(now);
+            }
+        }
+    }
+
+    /// The source has heard that the target is done: the generation is common again.
+    pub(super) fn source_is_finished(&mut self, volume: usize, peer: usize) {
+        let failed = self.peers[peer].volumes[volume].resync.as_ref().map_or(0, |resync| resync.failed);
+        let left = self.bits_left(volume, peer);
+        if left > failed {
+            // The target stopped early: what is left stays out of sync.
+            let reason = format!("the target says it is done with {left} blocks left");
+            return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
+        }
+        self.end_resync(volume, peer, failed == 0);
+    }
+
+    /// Ends a resync on this side: generations, then the state.
+    pub(super) fn end_resync(&mut self, volume: usize, peer: usize, clean: bool) {
+        let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
+        let resync = self.peers[peer].volumes[volume].resync.take();
+        if clean {
+            if let Some(disk) = self.volumes[volume].disk.as_mut() {
+                generation::resync_finished_source(&mut disk.superblock.generations, index, rules);
+            }
+        }
+        let view = self.view(volume, peer);
+        let pdsk = if clean { DiskState::UpToDate } else { view.pdsk };
+        let seconds = resync.as_ref().map_or(0, |resync| self.now.since(resync.started).as_secs());
+        let total = resync.as_ref().map_or(0, |resync| resync.total) * 4;
+        let number = self.volumes[volume].settings.number;
+        self.log(super::action::LogLevel::Info, format!("volume {number}: resync done ({total} KiB in {seconds} s)"));
+        self.change_fact(volume, peer, View { conn: ConnectionState::Connected, pdsk, ..view });
+        self.superblock_changed(volume);
+    }
+
+    /// The connection or a disk is gone: the resync stops where it is; its bits stay.
+    pub(super) fn give_up_resync(&mut self, volume: usize, peer: usize) {
+        self.peers[peer].volumes[volume].exchange = None;
+        let Some(mut resync) = self.peers[peer].volumes[volume].resync.take() else {
+            return self.give_up_source_reads(volume, peer);
+        };
+        if let Some(target) = resync.target() {
+            let asked = std::mem::take(&mut target.asked);
+            asked.into_values().for_each(|asked| self.release_interval(volume, asked.held));
+            self.give_up_target_writes(volume);
+        }
+        self.give_up_source_reads(volume, peer);
+    }
+
+    /// A resync whose blocks all are set, asked for by an operator: no bitmap exchange.
+    pub(super) fn set_all_bits(&mut self, volume: usize, peer: usize) {
+        let node = self.peers[peer].settings.node_id.index();
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            let slot = disk.slot(node);
+            disk.bitmap.set_all(slot);
+        }
+    }
+
+    /// The next range to sync at or after a block: neighbouring bits, aligned growth, at most `most` sectors.
+    pub(super) fn next_range(&self, volume: usize, peer: usize, from: u64, most: u64) -> Option<SectorRange> {
+        let node = self.peers[peer].settings.node_id.index();
+        let disk = self.volumes[volume].disk.as_ref()?;
+        let slot = disk.slot(node);
+        let first = disk.bitmap.next_set(slot, BlockIndex(from))?;
+        let most_blocks = (most / crate::model::units::BLOCK_SECTORS).max(1);
+        // Not across a 16 MiB boundary, which both ends lock as one.
+        let boundary = (first.0 / 4096 + 1) * 4096;
+        let clear = disk.bitmap.next_clear(slot, first).map_or(disk.bitmap.blocks(), |block| block.0);
+        let end = clear.min(boundary).min(first.0 + most_blocks);
+        let start = first.sector();
+        let last = BlockIndex(end).sector().0.min(self.volumes[volume].device_sectors);
+        Some(SectorRange { start, sectors: last - start.0 })
+    }
+
+    pub(super) fn send_sync_uuid(&mut self, volume: usize, peer: usize, id: crate::model::generation_id::GenerationId) {
+        self.send(peer, Stream::Data, volume, &Packet::SyncUuid(id));
+    }
+}

@@ -1,0 +1,466 @@
+//! The target's end of a resync: it asks, writes, makes durable, acknowledges.
+//!
+//! Nothing foreign is written before the superblock says Inconsistent and names the resync. Written ranges are collected and
+//! flushed together; only then are their bits cleared and the source told.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::action::{Area, DiskOperation, LogLevel};
+use super::conflicts::{Held, Kind};
+use super::event::DiskError;
+use super::metadata_writer::Then;
+use super::rate::{Controller, TICK};
+use super::request::Content;
+use super::resync::{Asked, Resync, Side, Target};
+use super::state::View;
+use super::volume::{Owner, Pending};
+use super::{Resource, mutant};
+use crate::generation;
+use crate::model::generation_id::GenerationId;
+use crate::model::state::{ConnectionState, DiskState};
+use crate::model::time::Instant;
+use crate::model::units::{BLOCK_SECTORS, SectorRange};
+use crate::wire::auth;
+use crate::wire::framing::Stream;
+use crate::wire::packet::{BlockId, BlockRequest, Packet, ReadReply};
+
+/// Largest resync request: what a kernel source reads in one piece.
+const ASK_SECTORS_MAX: u64 = 256;
+/// Application sectors in a tick above which the resync stays at its minimum rate.
+const BUSY_SECTORS: u64 = 64;
+
+/// A write of the resync.
+#[derive(Debug)]
+pub(super) struct TargetWrite {
+    volume: usize,
+    peer: usize,
+    range: SectorRange,
+    content: Content,
+    held: Option<Held>,
+    writing: bool,
+    abandoned: bool,
+}
+
+impl Resource {
+    /// P_SYNC_UUID has come: write the union of bits, then take the resync's generation.
+    pub(super) fn on_sync_uuid(&mut self, volume: usize, peer: usize, id: GenerationId) {
+        let conn = self.view(volume, peer).conn;
+        if !matches!(conn, ConnectionState::WfSyncUuid | ConnectionState::Behind) {
+            let reason = format!("a resync begins in state {conn}");
+            return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
+        }
+        let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
+        disk.after_pages(Then::TargetPages(peer));
+        self.peers[peer].volumes[volume].sync_id = id;
+        if !mutant(12) {
+            self.volumes[volume].peer_write_gate = Some(u64::MAX);
+        }
+    }
+
+    pub(super) fn begin_target(&mut self, volume: usize, peer: usize) {
+        let view = self.view(volume, peer);
+        if !matches!(view.conn, ConnectionState::WfSyncUuid | ConnectionState::Behind) {
+            return;
+        }
+        let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
+        let id = self.peers[peer].volumes[volume].sync_id;
+        let total = self.bits_left(volume, peer);
+        let settings = self.volumes[volume].settings.resync;
+        let target = Target {
+            controller: Controller::new(settings),
+            cursor: 0,
+            asked: BTreeMap::new(),
+            asked_sectors: 0,
+            tick_at: None,
+            written: Vec::new(),
+            flushing: Vec::new(),
+            ending: false,
+        };
+        let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
+        generation::resync_started_target(&mut disk.superblock.generations, index, id, rules);
+        self.peers[peer].volumes[volume].resync = Some(Resync::new(self.now, total, Side::Target(Box::new(target))));
+        self.change_fact(volume, peer, View { conn: ConnectionState::SyncTarget, ..view });
+        let version = self.superblock_changed(volume);
+        self.volumes[volume].peer_write_gate = version.filter(|_| !mutant(12));
+        self.volumes[volume].after_superblock(Then::TargetReady(peer));
+        self.log(LogLevel::Info, format!("began resync as target (will sync {} KiB [{total} bits set])", total * 4));
+    }
+
+    /// The superblock is durable: ask.
+    pub(super) fn target_is_ready(&mut self, volume: usize, peer: usize) {
+        let now = self.now;
+        if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) {
+            target.tick_at = Some(now);
+        }
+        self.on_resync_tick(volume, peer);
+    }
+
+    pub(super) fn resync_deadline(&self, volume: usize, peer: usize) -> Option<Instant> {
+        match &self.peers[peer].volumes[volume].resync.as_ref()?.side {
+            Side::Target(target) => target.tick_at,
+            Side::Source => None,
+        }
+    }
+
+    /// A tenth of a second has passed: ask for as much as the controller says.
+    pub(super) fn on_resync_tick(&mut self, volume: usize, peer: usize) {
+        let now = self.now;
+        let running = self.view(volume, peer).conn == ConnectionState::SyncTarget;
+        let most = u64::from(self.peers[peer].settings.buffers_max) * BLOCK_SECTORS / 2;
+        let busy = self.is_busy_with_applications(volume, peer);
+        let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
+        if target.tick_at.is_none_or(|at| at > now) {
+            return;
+        }
+        target.tick_at = running.then_some(now + TICK);
+        if !running {
+            return;
+        }
+        let budget = target.controller.budget_sectors();
+        let budget = if busy { budget.min(BLOCK_SECTORS) } else { budget };
+        self.ask(volume, peer, budget.max(BLOCK_SECTORS), most);
+        self.try_finish_target(volume, peer);
+    }
+
+    /// Whether applications write so much that the resync must stay at its minimum rate, and it is above it.
+    fn is_busy_with_applications(&mut self, volume: usize, peer: usize) -> bool {
+        let least = u64::from(self.volumes[volume].settings.resync.min_rate_kib);
+        let at = &mut self.peers[peer].volumes[volume];
+        let sectors = std::mem::take(&mut at.application_sectors);
+        let left = self.bits_left(volume, peer);
+        let Some(resync) = self.peers[peer].volumes[volume].resync.as_ref() else { return false };
+        let (since, bits) = resync.oldest_mark();
+        let millis = self.now.since(since).as_millis().max(1) as u64;
+        let rate_kib = bits.saturating_sub(left) * 4 * 1000 / millis;
+        least > 0 && sectors > BUSY_SECTORS && rate_kib > least
+    }
+
+    fn ask(&mut self, volume: usize, peer: usize, mut budget: u64, most: u64) {
+        let limit = (u64::from(self.peers[peer].volumes[volume].max_request_bytes) / 512).min(ASK_SECTORS_MAX);
+        loop {
+            let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else {
+                return;
+            };
+            let (cursor, outstanding) = (target.cursor, target.asked_sectors);
+            if budget == 0 || outstanding >= most {
+                return;
+            }
+            let Some(range) = self.next_range(volume, peer, cursor, limit.min(budget.next_multiple_of(BLOCK_SECTORS)))
+            else {
+                let target = self.target(volume, peer);
+                target.cursor = u64::MAX / 2;
+                return;
+            };
+            budget = budget.saturating_sub(range.sectors);
+            let target = self.target(volume, peer);
+            target.cursor = range.end().0.div_ceil(BLOCK_SECTORS);
+            self.ask_range(volume, peer, range);
+        }
+    }
+
+    fn target(&mut self, volume: usize, peer: usize) -> &mut Target {
+        self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target).expect("asked while it runs")
+    }
+
+    fn ask_range(&mut self, volume: usize, peer: usize, range: SectorRange) {
+        let owner = Owner::ResyncPending(range.start.0);
+        let (held, now) = self.volumes[volume].conflicts.hold(range, Kind::ResyncPending, owner);
+        let target = self.target(volume, peer);
+        target.asked.insert(range.start.0, Asked { range, held, sent: false });
+        target.asked_sectors += range.sectors;
+        target.controller.requested(range.sectors);
+        if now {
+            self.send_resync_request(volume, range.start.0);
+        }
+    }
+
+    /// No write of our own is in the way: ask, with our checksum where that is configured.
+    pub(super) fn send_resync_request(&mut self, volume: usize, first: u64) {
+        for peer in 0..self.peers.len() {
+            let csums = self.peers[peer].settings.csums.filter(|_| self.version(peer) >= 89);
+            let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else {
+                continue;
+            };
+            let Some(asked) = target.asked.get_mut(&first) else { continue };
+            asked.sent = true;
+            let range = asked.range;
+            if csums.is_some() {
+                let operation =
+                    DiskOperation::Read { area: Area::Data, offset: range.start.byte(), bytes: range.bytes() };
+                self.disk_operation(volume, Pending::TargetChecksum(volume, first), operation);
+            } else {
+                let packet = Packet::ResyncDataRequest(request_for(range));
+                self.send(peer, Stream::Data, volume, &packet);
+            }
+        }
+    }
+
+    pub(super) fn on_target_checksum(&mut self, volume: usize, first: u64, result: Result<Bytes, DiskError>) {
+        for peer in 0..self.peers.len() {
+            let csums = self.peers[peer].settings.csums;
+            let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else {
+                continue;
+            };
+            let Some(range) = target.asked.get(&first).map(|asked| asked.range) else { continue };
+            let packet = match (&result, csums) {
+                (Ok(own), Some(algorithm)) => {
+                    Packet::ChecksumResyncRequest { request: request_for(range), digest: auth::digest(algorithm, own) }
+                }
+                _ => Packet::ResyncDataRequest(request_for(range)),
+            };
+            self.send(peer, Stream::Data, volume, &packet);
+        }
+        if let Err(error) = result {
+            self.on_data_error(volume, &error, false);
+        }
+    }
+
+    /// Takes a range out of those asked for.
+    fn answered(&mut self, volume: usize, peer: usize, sector: u64, bytes: u64) -> Option<SectorRange> {
+        let target = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target)?;
+        let asked = *target.asked.get(&sector).filter(|asked| asked.sent && asked.range.bytes() == bytes)?;
+        target.asked.remove(&sector);
+        target.asked_sectors -= asked.range.sectors;
+        target.controller.arrived(asked.range.sectors);
+        self.release_interval(volume, asked.held);
+        Some(asked.range)
+    }
+
+    fn unasked(&mut self, peer: usize, what: &str, sector: u64) {
+        if self.peers[peer].volumes.iter().all(|volume| volume.resync.is_none()) {
+            // A resync that was given up: its late answers are harmless.
+            return;
+        }
+        let reason = format!("{what} for sector {sector} that was not asked for");
+        self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
+    }
+
+    /// Blocks of the source.
+    pub(super) fn on_resync_data(&mut self, volume: usize, peer: usize, reply: ReadReply) {
+        if !self.digest_is_right(peer, &reply.digest, &reply.payload) {
+            let reason = format!("Digest integrity check FAILED: {} +{}", reply.sector, reply.payload.len());
+            return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
+        }
+        match self.answered(volume, peer, reply.sector.0, reply.payload.len() as u64) {
+            Some(range) => self.write_resync(volume, peer, range, Content::Data(reply.payload)),
+            None => self.unasked(peer, "resync data", reply.sector.0),
+        }
+    }
+
+    /// The source's range is all zero.
+    pub(super) fn on_resync_deallocated(&mut self, volume: usize, peer: usize, sector: u64, bytes: u32) {
+        match self.answered(volume, peer, sector, u64::from(bytes)) {
+            Some(range) => self.write_resync(volume, peer, range, Content::Zeroes { unmap: true }),
+            None => self.unasked(peer, "a deallocated range", sector),
+        }
+    }
+
+    /// Both have the same: nothing to write, but it must be as durable as what is written.
+    pub(super) fn on_resync_in_sync(&mut self, volume: usize, peer: usize, sector: u64, bytes: u32) {
+        match self.answered(volume, peer, sector, u64::from(bytes)) {
+            Some(range) => {
+                self.clear_bits(volume, peer, range);
+                self.try_finish_target(volume, peer);
+            }
+            None => self.unasked(peer, "an equal checksum", sector),
+        }
+    }
+
+    /// The source could not read, or will not now.
+    pub(super) fn on_resync_refused(&mut self, volume: usize, peer: usize, sector: u64, bytes: u32, later: bool) {
+        let Some(range) = self.answered(volume, peer, sector, u64::from(bytes)) else {
+            return self.unasked(peer, "a refusal", sector);
+        };
+        if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
+            if later {
+                let again = range.start.block().0;
+                if let Some(target) = resync.target() {
+                    target.cursor = target.cursor.min(again);
+                }
+            } else {
+                resync.failed += range.sectors.div_ceil(BLOCK_SECTORS);
+            }
+        }
+        self.try_finish_target(volume, peer);
+    }
+
+    fn write_resync(&mut self, volume: usize, peer: usize, range: SectorRange, content: Content) {
+        let write = TargetWrite { volume, peer, range, content, held: None, writing: false, abandoned: false };
+        self.peers[peer].volumes[volume].sectors_received += range.sectors;
+        let write = self.resync_writes.insert(write);
+        let (held, now) = self.volumes[volume].conflicts.hold(range, Kind::ResyncWrite, Owner::ResyncWrite(write));
+        self.resync_writes[write].held = Some(held);
+        if now {
+            self.start_resync_write(write);
+        }
+    }
+
+    pub(super) fn start_resync_write(&mut self, write: usize) {
+        let state = &mut self.resync_writes[write];
+        let (volume, range) = (state.volume, state.range);
+        if state.abandoned || !self.volumes[volume].has_disk() {
+            return self.forget_resync_write(write);
+        }
+        state.writing = true;
+        let offset = range.start.byte();
+        let operation = match &state.content {
+            Content::Data(payload) => {
+                DiskOperation::Write { area: Area::Data, offset, payload: payload.clone(), preflush: false, fua: false }
+            }
+            Content::Zeroes { unmap } => {
+                DiskOperation::Zero { area: Area::Data, offset, bytes: range.bytes(), unmap: *unmap, fua: false }
+            }
+        };
+        self.volumes[volume].counters.sectors_written += range.sectors;
+        self.disk_operation(volume, Pending::TargetWrite(write), operation);
+    }
+
+    pub(super) fn on_target_written(&mut self, write: usize, result: Result<(), DiskError>) {
+        let TargetWrite { volume, peer, range, abandoned, .. } = self.resync_writes[write];
+        self.forget_resync_write(write);
+        match result {
+            Ok(()) if !abandoned => {
+                if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) {
+                    target.written.push(range);
+                }
+                self.flush_written(volume, peer);
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !abandoned {
+                    if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
+                        resync.failed += range.sectors.div_ceil(BLOCK_SECTORS);
+                    }
+                    let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
+                    self.send(peer, Stream::Meta, volume, &Packet::NegAck(ack));
+                }
+                self.on_data_error(volume, &error, true);
+            }
+        }
+    }
+
+    pub(super) fn target_write_volume(&self, write: usize) -> usize {
+        self.resync_writes[write].volume
+    }
+
+    fn forget_resync_write(&mut self, write: usize) {
+        let state = self.resync_writes.remove(write);
+        if let Some(held) = state.held {
+            self.release_interval(state.volume, held);
+        }
+    }
+
+    /// Makes what has been written durable, one flush at a time.
+    fn flush_written(&mut self, volume: usize, peer: usize) {
+        let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
+        if target.written.is_empty() || !target.flushing.is_empty() {
+            return;
+        }
+        target.flushing = std::mem::take(&mut target.written);
+        let operation = DiskOperation::Flush { area: Area::Data };
+        self.disk_operation(volume, Pending::TargetFlush(volume, peer), operation);
+    }
+
+    pub(super) fn on_target_flushed(&mut self, volume: usize, peer: usize, result: Result<(), DiskError>) {
+        if let Err(error) = result {
+            return self.on_data_error(volume, &error, true);
+        }
+        let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
+        for range in std::mem::take(&mut target.flushing) {
+            self.clear_bits(volume, peer, range);
+            let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
+            self.send(peer, Stream::Meta, volume, &Packet::ResyncWriteAck(ack));
+        }
+        self.flush_written(volume, peer);
+        self.try_finish_target(volume, peer);
+    }
+
+    /// Ends the resync when nothing is left: first a ping, so that every acknowledgement has been read.
+    pub(super) fn try_finish_target(&mut self, volume: usize, peer: usize) {
+        let running = self.view(volume, peer).conn == ConnectionState::SyncTarget;
+        let left = self.bits_left(volume, peer);
+        let writing = self.resync_writes.iter().any(|(_, write)| write.volume == volume && !write.abandoned);
+        let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() else { return };
+        let failed = resync.failed;
+        let Some(target) = resync.target() else { return };
+        let busy = !target.asked.is_empty() || !target.written.is_empty() || !target.flushing.is_empty() || writing;
+        if !running || busy || target.ending || target.tick_at.is_none() {
+            return;
+        }
+        if left > failed {
+            // Bits that were set behind the cursor, or a pass that was cut short.
+            if target.cursor >= u64::MAX / 2 {
+                target.cursor = 0;
+            }
+            return;
+        }
+        target.ending = true;
+        target.tick_at = None;
+        self.send_connection(peer, Stream::Meta, &Packet::Ping);
+    }
+
+    /// Every acknowledgement has been read by the source: the resync is over here.
+    pub(super) fn on_ping_ack_for_resync(&mut self, peer: usize) {
+        for volume in 0..self.volumes.len() {
+            let ending = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target);
+            if ending.is_some_and(|target| target.ending) {
+                self.finish_target(volume, peer);
+            }
+        }
+    }
+
+    fn finish_target(&mut self, volume: usize, peer: usize) {
+        let failed = self.peers[peer].volumes[volume].resync.as_ref().map_or(0, |resync| resync.failed);
+        let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
+        let source = self.peer_tuple(volume, peer);
+        let primary = self.role == crate::model::state::Role::Primary;
+        if let (Some(disk), Some(source), 0, false) = (self.volumes[volume].disk.as_mut(), source, failed, mutant(13)) {
+            generation::resync_finished_target(&mut disk.superblock.generations, index, &source, primary, rules);
+        }
+        let resync = self.peers[peer].volumes[volume].resync.take();
+        let seconds = resync.map_or(0, |resync| self.now.since(resync.started).as_secs());
+        let disk = if failed == 0 { DiskState::UpToDate } else { DiskState::Inconsistent };
+        let number = self.volumes[volume].settings.number;
+        self.log(LogLevel::Info, format!("volume {number}: resync done in {seconds} s, {failed} blocks failed"));
+        let view = self.view(volume, peer);
+        self.change_fact(volume, peer, View { conn: ConnectionState::Connected, disk, ..view });
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            disk.after_pages(Then::TargetPagesFinal(peer));
+        }
+    }
+
+    /// Cleared bits are out: now the superblock, then the peer is told.
+    pub(super) fn target_pages_are_final(&mut self, volume: usize, peer: usize) {
+        self.after_superblock(volume, Then::TargetFinished(peer));
+    }
+
+    /// The common generation is durable: the source may end its side.
+    pub(super) fn target_is_finished(&mut self, volume: usize, peer: usize) {
+        if self.view(volume, peer).conn == ConnectionState::Connected {
+            self.send_state(volume, peer);
+        }
+    }
+
+    /// Whether data has the digest that its sender promised.
+    pub(super) fn digest_is_right(&self, peer: usize, digest: &Bytes, payload: &Bytes) -> bool {
+        if digest.is_empty() {
+            return true;
+        }
+        let theirs = self.peers[peer].link().and_then(|link| link.peer_protocol.as_ref());
+        let algorithm = theirs.and_then(|protocol| auth::DigestAlgorithm::from_name(&protocol.integrity_alg));
+        algorithm.is_none_or(|algorithm| auth::digest(algorithm, payload) == *digest)
+    }
+
+    /// Writes of a resync that is given up: those on the disk's way end by themselves.
+    pub(super) fn give_up_target_writes(&mut self, volume: usize) {
+        for (_, write) in self.resync_writes.iter_mut().filter(|(_, write)| write.volume == volume) {
+            write.abandoned = true;
+        }
+    }
+}
+
+fn request_for(range: SectorRange) -> BlockRequest {
+    BlockRequest { sector: range.start, block_id: BlockId::RESYNC, bytes: range.bytes() as u32 }
+}
