@@ -9,14 +9,13 @@ use super::client::NbdClient;
 use crate::control::status::ResourceStatus;
 use crate::engine::offline::{MetadataPlace, NewMetadata, create_md};
 use crate::engine::{Answer, BackingPaths, NbdListen, PeerAddresses, ResourceHandle, ResourceSpec};
-use crate::generation::Policies;
 use crate::io::tcp::StreamOptions;
 use crate::metadata::layout::{Format, Placement, Striping};
 use crate::model::ids::{NodeId, VolumeNumber};
 use crate::replica::event::Command;
 use crate::replica::refusal::Refusal;
 use crate::replica::settings::{OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
-use crate::wire::packet::ReplicationProtocol;
+use crate::wire::packet::{AfterSplitBrain, ReplicationProtocol};
 
 const DISK_BYTES: u64 = 16 << 20;
 
@@ -176,6 +175,6 @@ fn peer_settings(name: String, node_id: NodeId, address_is_lower: bool) -> PeerS
         epoch_writes_max: 2048,
         buffers_max: 2048,
         allow_two_primaries: false,
-        policies: Policies::default(),
+        after_split_brain: [AfterSplitBrain::Disconnect; 3],
     }
 }
