@@ -19,11 +19,11 @@ impl Resource {
         for (number, volume) in self.volumes.iter().enumerate() {
             if let Some(disk) = &volume.disk {
                 disk.log.check();
-                let running = self
-                    .writes
-                    .iter()
-                    .filter(|(_, write)| write.volume == number && write.pin == Some(disk.incarnation));
-                assert!(running.count() <= disk.log.pinned_count(), "every running write is pinned");
+                let running =
+                    self.writes.iter().any(|(_, write)| write.volume == number && write.pin == Some(disk.incarnation));
+                let foreign = self.peer_writes.iter().any(|(_, write)| write.pin == Some(disk.incarnation));
+                assert!(running || foreign || disk.log.pinned_count() == 0, "an extent is pinned by nobody");
+                assert!(!running || disk.log.pinned_count() > 0, "every running write is pinned");
             }
             assert!(volume.disk_state != DiskState::UpToDate || volume.disk.is_some(), "UpToDate needs a disk");
         }

@@ -320,12 +320,14 @@ impl Resource {
 
     /// The superblock in memory has changed; flags follow the state. Returns its version.
     pub(super) fn superblock_changed(&mut self, volume: usize) -> Option<u64> {
+        self.stirred = true;
         self.refresh_flags(volume);
         let disk = self.volumes[volume].disk.as_mut()?;
         Some(disk.writer.superblock_changed())
     }
 
     fn continue_with(&mut self, volume: usize, then: Then) {
+        self.stirred = true;
         match then {
             Then::Answer(id) => self.answer(id, Ok(())),
             Then::Attached => self.finish_attach(volume),

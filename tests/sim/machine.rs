@@ -14,6 +14,7 @@ pub(crate) struct Facts {
     pub(crate) peer_disk: DiskState,
     pub(crate) current: Option<GenerationId>,
     pub(crate) device_sectors: u64,
+    /// Writes and disk operations that are under way or not confirmed.
     pub(crate) requests: usize,
     pub(crate) pinned: usize,
     /// Dirty blocks.
@@ -51,19 +52,23 @@ pub(crate) fn facts(resource: &Resource, volume: usize) -> Facts {
         peer_disk: facts.peer_disk,
         current: facts.generations.map(|ids| ids.current),
         device_sectors: facts.device_sectors,
-        requests: facts.requests,
+        requests: facts.writes_running + facts.writes_kept + facts.peer_writes + facts.disk_operations,
         pinned: facts.pinned,
-        dirty: facts.bitmap.map(|bitmap| bitmap.count(0)),
+        dirty: facts.bitmap.map(|bitmap| bitmap.count(facts.slot)),
     }
 }
 
 /// Whether the block is dirty in the machine's bitmap.
 pub(crate) fn is_dirty(resource: &Resource, volume: usize, block: u64) -> bool {
-    resource.volume_facts(volume).bitmap.is_some_and(|bitmap| bitmap.is_set(0, BlockIndex(block)))
+    let facts = resource.volume_facts(volume);
+    facts.bitmap.is_some_and(|bitmap| bitmap.is_set(facts.slot, BlockIndex(block)))
 }
 
 /// The bitmap as words; empty without a disk.
 pub(crate) fn words(resource: &Resource, volume: usize) -> Vec<u64> {
     let facts = resource.volume_facts(volume);
-    facts.bitmap.map(|bitmap| (0..bitmap.words()).map(|index| bitmap.word(0, index)).collect()).unwrap_or_default()
+    facts
+        .bitmap
+        .map(|bitmap| (0..bitmap.words()).map(|index| bitmap.word(facts.slot, index)).collect())
+        .unwrap_or_default()
 }
