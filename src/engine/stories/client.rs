@@ -1,6 +1,6 @@
 //! An NBD client that waits for each answer.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -98,7 +98,10 @@ impl NbdClient {
             if !self.early.is_empty() {
                 return Ok(self.early.remove(0));
             }
-            let count = self.socket.read(&mut buffer).map_err(|error| error.to_string())?;
+            let count = match self.socket.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                result => result.map_err(|error| error.to_string())?,
+            };
             if count == 0 {
                 return Err("the server closed".to_owned());
             }

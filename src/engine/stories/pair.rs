@@ -1,0 +1,137 @@
+//! Two nodes and the link between them.
+
+use super::node::{Node, addresses};
+use crate::control::status::ResourceStatus;
+use crate::model::state::{ConnectionState, DiskState, Role};
+use crate::replica::event::Command;
+
+const CONNECT: Command = Command::Connect { discard_my_data: false };
+
+fn is_in_sync(status: &ResourceStatus) -> bool {
+    let peer = &status.peers[0];
+    status.volumes[0].disk == DiskState::UpToDate
+        && peer.connection == ConnectionState::Connected
+        && peer.volumes[0].peer_disk == DiskState::UpToDate
+}
+
+/// Two nodes with fresh disks, connected.
+fn connected() -> [Node; 2] {
+    let addresses = addresses();
+    let nodes = [0, 1].map(|number| Node::new(number, addresses));
+    for node in &nodes {
+        node.attach().unwrap();
+        node.command(CONNECT).unwrap();
+    }
+    for node in &nodes {
+        node.wait("connected", |status| status.peers[0].connection == ConnectionState::Connected);
+    }
+    nodes
+}
+
+/// As `connected`, the first node Primary, and everything transferred.
+fn in_sync() -> [Node; 2] {
+    let nodes = connected();
+    nodes[0].command(Command::Primary { force: true }).unwrap();
+    for node in &nodes {
+        node.wait("in sync", is_in_sync);
+    }
+    nodes
+}
+
+/// Both disks hold the same data.
+fn assert_equal(nodes: &[Node; 2]) {
+    let bytes = nodes[0].status().volumes[0].size_sectors as usize * 512;
+    let images = nodes.each_ref().map(|node| std::fs::read(node.disk()).unwrap());
+    let differs = (0..bytes).step_by(4096).filter(|at| images[0][*at..at + 4096] != images[1][*at..at + 4096]);
+    assert_eq!(differs.collect::<Vec<_>>(), Vec::<usize>::new(), "offsets of blocks that differ");
+}
+
+fn demote(node: &Node) {
+    node.wait("closed", |status| !status.volumes[0].open);
+    node.command(Command::Secondary).unwrap();
+}
+
+#[test]
+fn two_fresh_disks_connect_and_say_who_they_are() {
+    let nodes = connected();
+    let status = nodes[0].status();
+    assert_eq!(status.peers[0].role, Role::Secondary);
+    assert_eq!(status.peers[0].volumes[0].peer_disk, DiskState::Inconsistent);
+}
+
+#[test]
+fn a_forced_primary_is_copied_to_its_peer() {
+    let nodes = in_sync();
+    assert_equal(&nodes);
+    assert_eq!(nodes[1].open("data").err().unwrap(), "data is Secondary here; alice is Primary");
+}
+
+#[test]
+fn what_is_written_here_is_there() {
+    let nodes = in_sync();
+    let mut client = nodes[0].open("data").unwrap();
+    let offsets: Vec<u64> = (0..600).map(|index| index * 7 % 1000 * 4096 + 512).collect();
+    assert_eq!(client.write_many(&offsets, &[3; 4096]), offsets.len());
+    client.write(9 << 20, &vec![4; 3 << 20], true).unwrap();
+    client.trim(10 << 20, 1 << 20).unwrap();
+    client.zeroes(9 << 20, 8192).unwrap();
+    client.flush().unwrap();
+    drop(client);
+    assert_equal(&nodes);
+    demote(&nodes[0]);
+    nodes[1].command(Command::Primary { force: false }).unwrap();
+    let mut client = nodes[1].open("data").unwrap();
+    assert_eq!(client.read(512, 4096).unwrap(), vec![3; 4096]);
+    client.write(0, &[8; 512], false).unwrap();
+    drop(client);
+    assert_equal(&nodes);
+}
+
+#[test]
+fn what_a_node_missed_is_made_up_for_when_it_is_back() {
+    let nodes = in_sync();
+    nodes[1].command(Command::Disconnect { force: false }).unwrap();
+    let mut client = nodes[0].open("data").unwrap();
+    client.write(1 << 20, &vec![6; 1 << 20], false).unwrap();
+    // Whoever was left looks for its peer by itself, unless it was told to stand alone.
+    let _ = nodes[0].command(CONNECT);
+    nodes[1].command(CONNECT).unwrap();
+    for node in &nodes {
+        node.wait("in sync again", is_in_sync);
+    }
+    assert_equal(&nodes);
+}
+
+#[test]
+fn a_secondary_that_crashed_catches_up() {
+    let mut nodes = in_sync();
+    let mut client = nodes[0].open("data").unwrap();
+    client.write(0, &vec![1; 1 << 20], false).unwrap();
+    nodes[1].crash();
+    client.write(2 << 20, &vec![2; 1 << 20], false).unwrap();
+    nodes[1].attach().unwrap();
+    nodes[1].command(CONNECT).unwrap();
+    for node in &nodes {
+        node.wait("in sync again", is_in_sync);
+    }
+    assert_equal(&nodes);
+}
+
+#[test]
+fn a_crashed_primary_is_followed_and_comes_back() {
+    let mut nodes = in_sync();
+    let mut client = nodes[0].open("data").unwrap();
+    client.write(0, &vec![1; 1 << 20], false).unwrap();
+    nodes[0].crash();
+    nodes[1].wait("alone", |status| status.peers[0].connection < ConnectionState::WfReportParams);
+    nodes[1].command(Command::Primary { force: false }).unwrap();
+    let mut client = nodes[1].open("data").unwrap();
+    assert_eq!(client.read(0, 1 << 20).unwrap(), vec![1; 1 << 20]);
+    client.write(3 << 20, &vec![2; 1 << 20], false).unwrap();
+    nodes[0].attach().unwrap();
+    nodes[0].command(CONNECT).unwrap();
+    for node in &nodes {
+        node.wait("in sync again", is_in_sync);
+    }
+    assert_equal(&nodes);
+}
