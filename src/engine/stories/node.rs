@@ -64,11 +64,11 @@ impl Node {
     }
 
     pub(super) fn attach(&self) -> Result<(), Refusal> {
-        self.ask(|answer| drop(self.handle.attach(0, answer).unwrap()))
+        self.ask(|answer| self.handle.attach(0, answer).map(|_| ()).unwrap())
     }
 
     pub(super) fn command(&self, command: Command) -> Result<(), Refusal> {
-        self.ask(|answer| drop(self.handle.command(command, answer).unwrap()))
+        self.ask(|answer| self.handle.command(command, answer).map(|_| ()).unwrap())
     }
 
     pub(super) fn stop(&self) -> Result<(), Refusal> {
