@@ -105,3 +105,38 @@ fn what_was_acknowledged_is_there_after_a_crash() {
     node.command(Command::Primary { force: true }).unwrap();
     assert_eq!(node.open("data").unwrap().read(8192, 4096).unwrap(), vec![5; 4096]);
 }
+
+#[test]
+fn a_client_that_does_not_read_its_replies_is_not_read_from() {
+    let node = primary();
+    let mut client = node.open("data").unwrap();
+    // 8 GiB of replies, if anybody made them.
+    client.ask_without_listening(1024, 8 << 20);
+    let mut other = node.open("data").unwrap();
+    other.write(0, &[1; 4096], false).unwrap();
+    assert_eq!(other.read(0, 4096).unwrap(), vec![1; 4096]);
+    let resident = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident =
+        resident.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB");
+    assert!(resident.parse::<u64>().unwrap() < 2 << 20, "{resident} KiB");
+    drop(client);
+    other.flush().unwrap();
+    drop(other);
+    node.wait("closed", |status| !status.volumes[0].open);
+}
+
+#[test]
+fn a_client_that_vanishes_leaves_nothing_behind() {
+    let node = primary();
+    for _ in 0..5 {
+        node.open("data").unwrap().vanish_in_a_write();
+        let mut client = node.open("data").unwrap();
+        client.ask_without_listening(20, 1 << 20);
+    }
+    node.wait("closed", |status| !status.volumes[0].open);
+    let mut client = node.open("data").unwrap();
+    assert_eq!(client.read(0, 8192).unwrap(), vec![0; 8192], "half a write is none");
+    drop(client);
+    node.wait("closed", |status| !status.volumes[0].open);
+    node.stop().unwrap();
+}

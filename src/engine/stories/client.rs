@@ -56,12 +56,12 @@ impl NbdClient {
         self.ask(|client, cookie, out| client.zeroes(cookie, offset, bytes, false, false, out))
     }
 
-    /// Many writes in flight at once; the number of those that succeeded.
-    pub(super) fn write_many(&mut self, offsets: &[u64], payload: &[u8]) -> usize {
+    /// Many writes in flight at once, each with contents of its own; the number of those that succeeded.
+    pub(super) fn write_each(&mut self, offsets: &[u64], contents: impl Fn(usize) -> Vec<u8>) -> usize {
         let mut out = BytesMut::new();
-        for offset in offsets {
+        for (index, offset) in offsets.iter().enumerate() {
             self.cookie += 1;
-            self.client.write(self.cookie, *offset, payload, false, &mut out);
+            self.client.write(self.cookie, *offset, &contents(index), false, &mut out);
         }
         let mut socket = self.socket.try_clone().unwrap();
         let sender = std::thread::spawn(move || socket.write_all(&out));
@@ -69,6 +69,29 @@ impl NbdClient {
         let done = answers.filter(|event| matches!(event, ClientEvent::Reply { result: Ok(_), .. })).count();
         sender.join().unwrap().unwrap();
         done
+    }
+
+    /// As `write_each`, all alike.
+    pub(super) fn write_many(&mut self, offsets: &[u64], payload: &[u8]) -> usize {
+        self.write_each(offsets, |_| payload.to_vec())
+    }
+
+    /// Asks for more than it will ever read.
+    pub(super) fn ask_without_listening(&mut self, reads: u64, bytes: u32) {
+        let mut out = BytesMut::new();
+        for _ in 0..reads {
+            self.cookie += 1;
+            self.client.read(self.cookie, 0, bytes, &mut out);
+        }
+        self.socket.write_all(&out).unwrap();
+    }
+
+    /// Sends the beginning of a write and vanishes.
+    pub(super) fn vanish_in_a_write(mut self) {
+        self.cookie += 1;
+        let mut out = BytesMut::new();
+        self.client.write(self.cookie, 0, &[1; 8192], false, &mut out);
+        self.socket.write_all(&out[..5000]).unwrap();
     }
 
     fn ask(&mut self, encode: impl FnOnce(&mut Client, u64, &mut BytesMut)) -> Result<Bytes, (u32, String)> {

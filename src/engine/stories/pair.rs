@@ -135,3 +135,19 @@ fn a_crashed_primary_is_followed_and_comes_back() {
     }
     assert_equal(&nodes);
 }
+
+#[test]
+fn overlapping_writes_in_flight_leave_the_same_data_on_both() {
+    let nodes = in_sync();
+    let mut clients = [nodes[0].open("data").unwrap(), nodes[0].open("data").unwrap()];
+    for round in 0..8 {
+        // 128 writes to 16 blocks, some of them across a border.
+        let offsets: Vec<u64> = (0..128).map(|index| (index * 5 + round) % 16 * 4096 + index % 3 * 512).collect();
+        for (number, client) in clients.iter_mut().enumerate() {
+            let contents = |index: usize| vec![(index * 2 + number) as u8 ^ round as u8; 4096];
+            assert_eq!(client.write_each(&offsets, contents), offsets.len());
+        }
+    }
+    clients[0].flush().unwrap();
+    assert_equal(&nodes);
+}
