@@ -1,7 +1,9 @@
 //! One node without its peer.
 
+use super::client::NbdClient;
 use super::node::{Node, addresses};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
+use crate::engine::NbdListen;
 use crate::model::state::Role;
 use crate::replica::event::Command;
 use crate::replica::refusal::Code;
@@ -139,4 +141,20 @@ fn a_client_that_vanishes_leaves_nothing_behind() {
     drop(client);
     node.wait("closed", |status| !status.volumes[0].open);
     node.stop().unwrap();
+}
+
+#[test]
+fn clients_come_over_tcp_too_and_the_page_cache_may_be_used() {
+    let node = Node::tuned(0, addresses(), |spec| {
+        spec.nbd.push(NbdListen::Tcp("127.0.0.1:0".parse().unwrap()));
+        spec.direct = false;
+    });
+    node.attach().unwrap();
+    node.command(Command::Primary { force: true }).unwrap();
+    let places = node.status().volumes.remove(0).nbd;
+    let address = places[1].strip_prefix("nbd://").and_then(|uri| uri.strip_suffix("/data")).unwrap();
+    let mut client = NbdClient::open_tcp(address.parse().unwrap(), "").unwrap();
+    client.write(512, &[1; 70_144], true).unwrap();
+    client.flush().unwrap();
+    assert_eq!(node.open("data").unwrap().read(512, 70_144).unwrap(), vec![1; 70_144]);
 }

@@ -1,6 +1,8 @@
 //! An NBD client that waits for each answer.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +23,17 @@ pub(super) struct NbdClient {
 impl NbdClient {
     /// Opens an export; the server's words if it refuses.
     pub(super) fn open(path: &Path, export: &str) -> Result<Self, String> {
-        let mut socket = UnixStream::connect(path).map_err(|error| error.to_string())?;
+        Self::over(UnixStream::connect(path).map_err(|error| error.to_string())?, export)
+    }
+
+    /// As `open`, over TCP.
+    pub(super) fn open_tcp(address: SocketAddr, export: &str) -> Result<Self, String> {
+        let socket = TcpStream::connect(address).map_err(|error| error.to_string())?;
+        // A stream is a stream: only its reads and writes are used.
+        Self::over(OwnedFd::from(socket).into(), export)
+    }
+
+    fn over(mut socket: UnixStream, export: &str) -> Result<Self, String> {
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let (client, hello) = Client::connect_bytes(export);
         socket.write_all(&hello).unwrap();

@@ -39,13 +39,19 @@ pub(super) fn addresses() -> [SocketAddr; 2] {
 impl Node {
     /// Node number 0 or 1 of a pair, with fresh metadata, running, not attached.
     pub(super) fn new(number: u8, addresses: [SocketAddr; 2]) -> Self {
+        Self::tuned(number, addresses, |_| ())
+    }
+
+    /// As `new`, configured otherwise.
+    pub(super) fn tuned(number: u8, addresses: [SocketAddr; 2], tune: impl FnOnce(&mut ResourceSpec)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let disk = directory.path().join("disk");
         std::fs::File::create(&disk).unwrap().set_len(DISK_BYTES).unwrap();
         let place = MetadataPlace { path: disk, placement: Placement::Internal };
         let new = NewMetadata { format: Format::V08, max_peers: 1, striping: Striping::default(), force: false };
         create_md(&place, &new).unwrap();
-        let spec = spec(&directory, number, addresses);
+        let mut spec = spec(&directory, number, addresses);
+        tune(&mut spec);
         let handle = ResourceHandle::spawn(spec.clone()).unwrap();
         Self { directory, spec, handle }
     }

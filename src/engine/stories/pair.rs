@@ -2,8 +2,12 @@
 
 use super::node::{Node, addresses};
 use crate::control::status::ResourceStatus;
+use crate::engine::ResourceSpec;
 use crate::model::state::{ConnectionState, DiskState, Role};
 use crate::replica::event::Command;
+use crate::replica::settings::PeerSettings;
+use crate::wire::auth::{DigestAlgorithm, HmacAlgorithm};
+use crate::wire::packet::ReplicationProtocol;
 
 const CONNECT: Command = Command::Connect { discard_my_data: false };
 
@@ -15,9 +19,10 @@ fn is_in_sync(status: &ResourceStatus) -> bool {
 }
 
 /// Two nodes with fresh disks, connected.
-fn connected() -> [Node; 2] {
+fn connected(tune: impl Fn(&mut PeerSettings)) -> [Node; 2] {
     let addresses = addresses();
-    let nodes = [0, 1].map(|number| Node::new(number, addresses));
+    let tune = |spec: &mut ResourceSpec| spec.settings.peers.iter_mut().for_each(&tune);
+    let nodes = [0, 1].map(|number| Node::tuned(number, addresses, tune));
     for node in &nodes {
         node.attach().unwrap();
         node.command(CONNECT).unwrap();
@@ -30,7 +35,11 @@ fn connected() -> [Node; 2] {
 
 /// As `connected`, the first node Primary, and everything transferred.
 fn in_sync() -> [Node; 2] {
-    let nodes = connected();
+    in_sync_with(|_| ())
+}
+
+fn in_sync_with(tune: impl Fn(&mut PeerSettings)) -> [Node; 2] {
+    let nodes = connected(tune);
     nodes[0].command(Command::Primary { force: true }).unwrap();
     for node in &nodes {
         node.wait("in sync", is_in_sync);
@@ -53,7 +62,7 @@ fn demote(node: &Node) {
 
 #[test]
 fn two_fresh_disks_connect_and_say_who_they_are() {
-    let nodes = connected();
+    let nodes = connected(|_| ());
     let status = nodes[0].status();
     assert_eq!(status.peers[0].role, Role::Secondary);
     assert_eq!(status.peers[0].volumes[0].peer_disk, DiskState::Inconsistent);
@@ -150,4 +159,48 @@ fn overlapping_writes_in_flight_leave_the_same_data_on_both() {
     }
     clients[0].flush().unwrap();
     assert_equal(&nodes);
+}
+
+/// Writes of all kinds and a resync, between nodes configured like this.
+fn check_replicates(tune: impl Fn(&mut PeerSettings)) {
+    let nodes = in_sync_with(tune);
+    let mut client = nodes[0].open("data").unwrap();
+    let offsets: Vec<u64> = (0..300).map(|index| index * 7 % 500 * 8192 + 512).collect();
+    assert_eq!(client.write_each(&offsets, |index| vec![index as u8; 4096]), offsets.len());
+    client.write(9 << 20, &vec![4; (2 << 20) + 512], true).unwrap();
+    client.trim(10 << 20, 1 << 20).unwrap();
+    client.flush().unwrap();
+    nodes[1].command(Command::Disconnect { force: false }).unwrap();
+    client.write(5 << 20, &vec![7; 1 << 20], false).unwrap();
+    nodes[1].command(CONNECT).unwrap();
+    let _ = nodes[0].command(CONNECT);
+    for node in &nodes {
+        node.wait("in sync again", is_in_sync);
+    }
+    client.write(6 << 20, &vec![9; 1 << 20], false).unwrap();
+    client.flush().unwrap();
+    assert_equal(&nodes);
+}
+
+#[test]
+fn every_header_version_replicates() {
+    for version in [86, 95, 100] {
+        check_replicates(|peer| peer.version_max = version);
+    }
+}
+
+#[test]
+fn protocols_a_and_b_replicate() {
+    for protocol in [ReplicationProtocol::A, ReplicationProtocol::B] {
+        check_replicates(|peer| peer.protocol = protocol);
+    }
+}
+
+#[test]
+fn peers_that_authenticate_and_check_digests_replicate() {
+    check_replicates(|peer| {
+        peer.authentication = Some((HmacAlgorithm::Sha1, b"secret".to_vec()));
+        peer.integrity = Some(DigestAlgorithm::Sha1);
+        peer.csums = Some(DigestAlgorithm::Md5);
+    });
 }
