@@ -191,7 +191,8 @@ impl ResourceHandle {
     }
 
     /// Closes the clients' connections, demotes, disconnects and detaches; when that is done the thread ends and
-    /// `answer` is called. If the machine refuses, the resource goes on running.
+    /// `answer` is called. If the machine refuses, the resource goes on running. Requests that are frozen keep their
+    /// clients and so the thread: whoever cannot wait asks for `stop_now` later.
     ///
     /// # Errors
     /// As for `command`.
@@ -202,9 +203,12 @@ impl ResourceHandle {
     /// Ends the thread as it stands. What was acknowledged is on the disks; the metadata says that there was a crash.
     ///
     /// # Errors
-    /// As for `command`.
+    /// Too many messages wait. That the thread has ended already is no error.
     pub fn stop_now(&self) -> Result<(), EngineError> {
-        self.post.post(Control::StopNow)
+        match self.post.post(Control::StopNow) {
+            Err(EngineError::NotRunning) => Ok(()),
+            result => result,
+        }
     }
 
     /// Waits until the thread has ended, which somebody must have asked for. False if it panicked.

@@ -90,6 +90,13 @@ impl LocalDisks {
         self.retire(ring);
     }
 
+    /// Closes all disks. Descriptors that operations in flight hold are closed with the last of these.
+    pub(super) fn release_all(&mut self, ring: &mut Ring) {
+        for volume in 0..self.disks.len() {
+            self.release(volume, ring);
+        }
+    }
+
     /// Lets go of released disks that the ring still had.
     pub(super) fn retire(&mut self, ring: &mut Ring) {
         self.retired.retain(|descriptor| ring.unregister(descriptor).is_err());

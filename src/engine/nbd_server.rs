@@ -16,10 +16,11 @@ use bytes::Bytes;
 use super::exports::{Exports, volume_named};
 use super::nbd_client::{NbdClient, parts, request_id};
 use super::specification::NbdListen;
+use super::stream;
 use super::tag::Tag;
 use crate::io::buffer::BufferPool;
 use crate::io::descriptor::Descriptor;
-use crate::io::ring::{Completion, Operation, Outcome, Ring};
+use crate::io::ring::{Completion, Outcome, Ring};
 use crate::io::tcp::{self, SocketError, StreamOptions};
 use crate::io::unix;
 use crate::model::ids::RequestId;
@@ -70,35 +71,34 @@ impl NbdServer {
 
     /// Begins to accept.
     pub(super) fn start(&mut self, ring: &mut Ring) {
-        for number in 0..self.listeners.len() {
-            self.accept(number, ring);
+        for (number, (listener, _)) in self.listeners.iter().enumerate() {
+            stream::accept(listener, false, Tag::NbdAccept(number as u64), ring);
         }
     }
 
-    fn accept(&mut self, number: usize, ring: &mut Ring) {
-        let Some((listener, _)) = self.listeners.get(number) else { return };
-        let operation = Operation::Accept { listener: listener.clone() };
-        if let Err(refused) = ring.push_tagged(operation, Tag::NbdAccept(number as u64).encode()) {
-            tracing::error!(%refused, "clients cannot connect any more");
-        }
-    }
-
-    pub(super) fn on_accepted(&mut self, listener: u64, completion: Completion, now: Instant, ring: &mut Ring) {
-        let number = usize::try_from(listener).unwrap_or(usize::MAX);
+    pub(super) fn on_accepted(&mut self, number: u64, completion: Completion, now: Instant, ring: &mut Ring) {
+        let Some((listener, place)) = usize::try_from(number).ok().and_then(|number| self.listeners.get(number)) else {
+            return;
+        };
+        stream::accept(listener, completion.result.is_err(), Tag::NbdAccept(number), ring);
         match completion.result {
             Ok(Outcome::Accepted(socket)) if self.is_accepting && self.clients.len() < CLIENTS_MAX => {
-                if let Some((_, NbdListen::Tcp(_))) = self.listeners.get(number) {
+                if matches!(place, NbdListen::Tcp(_)) {
+                    // Without the option everything works, a little slower.
                     let _ = tcp::configure(&socket, &StreamOptions::default());
                 }
-                self.next_client += 1;
-                let id = self.next_client;
-                let client = NbdClient::new(id, socket.into(), &self.pool, now + NEGOTIATION_PATIENCE);
-                self.clients.insert(id, client);
+                self.adopt(socket.into(), now);
             }
-            Ok(_) => tracing::warn!(limit = CLIENTS_MAX, "a client was turned away"),
+            Ok(Outcome::Accepted(_)) => tracing::warn!(limit = CLIENTS_MAX, "a client was turned away"),
+            Ok(_) => {}
             Err(error) => tracing::warn!(%error, "a client's connection was not accepted"),
         }
-        self.accept(number, ring);
+    }
+
+    fn adopt(&mut self, socket: Descriptor, now: Instant) {
+        self.next_client += 1;
+        let id = self.next_client;
+        self.clients.insert(id, NbdClient::new(id, socket, &self.pool, now + NEGOTIATION_PATIENCE));
     }
 
     pub(super) fn on_received(&mut self, id: u64, completion: Completion, now: Instant, ring: &mut Ring) {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::framing::Framing;
 use super::inbox::Inbox;
 use super::specification::PeerAddresses;
-use super::stream::Stream;
+use super::stream::{self, Stream};
 use super::tag::Tag;
 use crate::io::buffer::BufferPool;
 use crate::io::descriptor::Descriptor;
@@ -77,32 +77,27 @@ impl PeerLinks {
 
     /// Begins to accept.
     pub(super) fn start(&mut self, ring: &mut Ring) {
-        for number in 0..self.listeners.len() {
-            self.accept(number, ring);
-        }
-    }
-
-    fn accept(&mut self, number: usize, ring: &mut Ring) {
-        let Some(listener) = self.listeners.get(number) else { return };
-        let operation = Operation::Accept { listener: listener.clone() };
-        if let Err(refused) = ring.push_tagged(operation, Tag::PeerAccept(number as u64).encode()) {
-            tracing::error!(%refused, "peers cannot connect any more");
+        for (number, listener) in self.listeners.iter().enumerate() {
+            stream::accept(listener, false, Tag::PeerAccept(number as u64), ring);
         }
     }
 
     pub(super) fn on_accepted(
         &mut self,
-        listener: u64,
+        number: u64,
         completion: Completion,
         ring: &mut Ring,
         events: &mut VecDeque<Event>,
     ) {
+        let is_late = completion.result.is_err();
         match completion.result {
             Ok(Outcome::Accepted(connection)) => self.adopt(connection, events),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "a peer's connection was not accepted"),
         }
-        self.accept(usize::try_from(listener).unwrap_or(usize::MAX), ring);
+        if let Some(listener) = usize::try_from(number).ok().and_then(|number| self.listeners.get(number)) {
+            stream::accept(listener, is_late, Tag::PeerAccept(number), ring);
+        }
     }
 
     fn adopt(&mut self, connection: OwnedFd, events: &mut VecDeque<Event>) {

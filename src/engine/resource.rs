@@ -379,6 +379,13 @@ impl ResourceLoop {
     }
 }
 
+impl Drop for ResourceLoop {
+    /// The kernel takes a ring apart some time after it was closed; the locks of the disks must not last so long.
+    fn drop(&mut self) {
+        self.disks.release_all(&mut self.ring);
+    }
+}
+
 fn log(resource: &str, level: LogLevel, sentence: &str) {
     match level {
         LogLevel::Debug => tracing::debug!(resource, "{sentence}"),

@@ -23,6 +23,9 @@ use crate::model::time::Instant;
 /// How long the other end may take to read what it is sent before a graceful end.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long nobody is accepted after accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
 /// Said when the other end has closed.
 const CLOSED: &str = "the other end closed the connection";
 
@@ -145,6 +148,18 @@ impl Stream {
         if let Err(refused) = ring.push_tagged(operation, Tag::Ignored.encode()) {
             tracing::warn!(%refused, "a socket could not be shut down");
         }
+    }
+}
+
+/// Waits for one connection on a listener, or (after an error that would come again at once, as for want of descriptors)
+/// for a while; either ends in a completion with the tag.
+pub(super) fn accept(listener: &Descriptor, is_late: bool, tag: Tag, ring: &mut Ring) {
+    let operation = match is_late {
+        false => Operation::Accept { listener: listener.clone() },
+        true => Operation::Timeout { after: ACCEPT_PAUSE },
+    };
+    if let Err(refused) = ring.push_tagged(operation, tag.encode()) {
+        tracing::error!(%refused, "nobody can connect any more");
     }
 }
 

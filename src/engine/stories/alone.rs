@@ -79,7 +79,7 @@ fn a_volume_is_attached_once_and_only_one_daemon_has_it() {
     let disk = crate::io::block_file::BlockFile::open(node.disk(), Default::default()).unwrap();
     assert!(disk.lock().is_err());
     node.command(Command::Detach { volume: 0, force: false }).unwrap();
-    disk.wait_for_lock(std::time::Duration::from_secs(5)).unwrap();
+    disk.wait_for_lock(std::time::Duration::from_secs(100)).unwrap();
 }
 
 #[test]

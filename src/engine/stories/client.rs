@@ -34,7 +34,7 @@ impl NbdClient {
     }
 
     fn over(mut socket: UnixStream, export: &str) -> Result<Self, String> {
-        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(100))).unwrap();
         let (client, hello) = Client::connect_bytes(export);
         socket.write_all(&hello).unwrap();
         let mut this = Self { socket, client, cookie: 0, early: Vec::new(), bytes: 0 };

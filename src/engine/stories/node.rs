@@ -19,8 +19,8 @@ use crate::wire::packet::{AfterSplitBrain, ReplicationProtocol};
 
 const DISK_BYTES: u64 = 16 << 20;
 
-/// How long a story waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a story waits for what must come; a busy machine's disk may stall for half a minute.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 pub(super) struct Node {
     directory: tempfile::TempDir,
@@ -134,7 +134,7 @@ fn spec(directory: &tempfile::TempDir, number: u8, addresses: [SocketAddr; 2]) -
         backing: vec![Some(BackingPaths { data, metadata: None })],
         nbd: vec![NbdListen::Unix(directory.path().join("nbd"))],
         direct: true,
-        lock_patience: Duration::from_secs(5),
+        lock_patience: PATIENCE,
     }
 }
 
