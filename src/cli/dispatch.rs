@@ -16,10 +16,23 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(exit) => ExitCode::from(exit),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shimai: {error:#}");
+            eprintln!("shimai: {}", sentence(&error));
             ExitCode::from(EXIT_EXECUTION)
         }
     }
+}
+
+/// The error and its causes, without those that it has told already.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if sentence.is_empty() {
+            sentence = cause;
+        } else if !sentence.contains(&cause) {
+            sentence = format!("{sentence}: {cause}");
+        }
+    }
+    sentence
 }
 
 fn perform(arguments: &Arguments) -> anyhow::Result<u8> {
@@ -57,4 +70,20 @@ fn is_unreachable(error: &anyhow::Error) -> bool {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::other("no room");
+        let unreachable = ClientError::Unreachable { path: "/x".into(), source };
+        let error = Err::<(), _>(unreachable).context("cannot start").unwrap_err();
+        let told =
+            "cannot start: shimaid does not answer at /x: no room; is it running, and with the same run directory?";
+        assert_eq!(sentence(&error), told);
+    }
 }

@@ -1,7 +1,7 @@
 //! The life of the daemon: one in a run directory, from its start to a clean end.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

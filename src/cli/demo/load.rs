@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,12 @@ const FUA_EVERY: u64 = 64;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long the last answers may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
+/// What a load at work is told.
+const GO: u8 = 0;
+/// Answers are waited for, nothing new is sent.
+const STOP: u8 = 1;
+/// Nothing is waited for.
+const ABANDON: u8 = 2;
 /// Cookies of flushes: no block has such a number.
 const FLUSH: u64 = 1 << 63;
 
@@ -53,23 +59,21 @@ pub(super) struct Load {
 
 /// A load at work.
 pub(super) struct Running {
-    stop: Arc<AtomicBool>,
+    order: Arc<AtomicU8>,
     thread: JoinHandle<(Load, anyhow::Result<()>)>,
 }
 
 impl Running {
-    /// Waits for the end, which is the server's.
-    pub(super) fn join(self) -> anyhow::Result<Load> {
-        let (load, result) = self.thread.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))?;
-        match result {
-            Ok(()) => bail!("the load ended although nobody asked it to"),
-            Err(_) => Ok(load),
-        }
+    /// The server has been killed: what it has not answered by now stays unanswered.
+    pub(super) fn abandon(self) -> anyhow::Result<Load> {
+        self.order.store(ABANDON, Ordering::Relaxed);
+        let (load, _) = self.thread.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))?;
+        Ok(load)
     }
 
     /// Ends the load in order.
     pub(super) fn stop(self) -> anyhow::Result<Load> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.order.store(STOP, Ordering::Relaxed);
         let (load, result) = self.thread.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))?;
         result.context("the load was interrupted")?;
         Ok(load)
@@ -113,20 +117,20 @@ impl Load {
 
     /// Goes to work.
     pub(super) fn start(mut self, mut connection: Connection) -> Running {
-        let stop = Arc::new(AtomicBool::new(false));
-        let theirs = Arc::clone(&stop);
+        let order = Arc::new(AtomicU8::new(GO));
+        let theirs = Arc::clone(&order);
         self.first = None;
         let thread = std::thread::spawn(move || {
             let result = self.work(&mut connection, &theirs);
             (self, result)
         });
-        Running { stop, thread }
+        Running { order, thread }
     }
 
     /// Works until told to stop or the server goes away; then what was in flight is uncertain.
-    fn work(&mut self, connection: &mut Connection, stop: &AtomicBool) -> anyhow::Result<()> {
+    fn work(&mut self, connection: &mut Connection, order: &AtomicU8) -> anyhow::Result<()> {
         let mut in_flight = BTreeMap::new();
-        let result = self.pump(connection, stop, &mut in_flight);
+        let result = self.pump(connection, order, &mut in_flight);
         for (block, version) in in_flight {
             if let Some(block) = self.blocks.get_mut(block as usize) {
                 block.uncertain = Some(version);
@@ -138,13 +142,15 @@ impl Load {
     fn pump(
         &mut self,
         connection: &mut Connection,
-        stop: &AtomicBool,
+        order: &AtomicU8,
         in_flight: &mut BTreeMap<u64, u64>,
     ) -> anyhow::Result<()> {
         let (mut submitted, mut flush, mut stopped) = (0_u64, None, None);
         loop {
-            if stop.load(Ordering::Relaxed) {
-                stopped.get_or_insert_with(Instant::now);
+            match order.load(Ordering::Relaxed) {
+                GO => {}
+                ABANDON => return Ok(()),
+                _ => drop(stopped.get_or_insert_with(Instant::now)),
             }
             while stopped.is_none() && in_flight.len() < DEPTH {
                 self.submit(connection, in_flight, submitted);

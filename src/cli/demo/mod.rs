@@ -66,13 +66,14 @@ fn play(pair: &mut Pair, timeline: &mut Timeline, seconds: Duration) -> anyhow::
     std::thread::sleep(seconds);
     let killed = Instant::now();
     pair.kill(ALICE)?;
-    load = running.join()?;
+    load = running.abandon()?;
     let before = load.acknowledged();
     timeline.say("load", &format!("{} writes acknowledged by alice", thousands(before)));
     timeline.bad("alice", &format!("killed (SIGKILL) with {} writes in flight", load.uncertain()));
 
     let (running, promoted) = take_over(pair, load, timeline)?;
     std::thread::sleep(seconds);
+    pair.bury(ALICE)?;
     pair.start(ALICE)?;
     pair.ask(ALICE, Verb::Up)?;
     timeline.say("alice", "started again; its activity log tells which blocks may differ");

@@ -81,8 +81,9 @@ impl Pair {
         };
         let (alice, bob) = (host(ALICE, 0, ports[0]), host(BOB, 1, ports[1]));
         format!(
-            "resource {RESOURCE} {{\n    net {{\n        protocol C;\n    }}\n    disk {{\n        c-max-rate 1G;\n        \
-             resync-rate 100M;\n    }}\n{alice}{bob}}}\n"
+            "resource {RESOURCE} {{\n    net {{\n        protocol C;\n        # Looks for a sign of life every second.\n        \
+             ping-int 1;\n    }}\n    disk {{\n        c-max-rate 1G;\n        resync-rate 100M;\n        # The resync does \
+             not make way for applications.\n        c-min-rate 0;\n    }}\n{alice}{bob}}}\n"
         )
     }
 
@@ -164,10 +165,16 @@ impl Pair {
         format!("{}, {}", shown(ALICE), shown(BOB))
     }
 
-    /// SIGKILL: no goodbye, nothing written.
+    /// SIGKILL: no goodbye, nothing written. What the kernel has in hand for the process it still finishes; that may
+    /// take a while, and is not waited for.
     pub(super) fn kill(&mut self, node: NodeName) -> anyhow::Result<()> {
+        let process = self.node_mut(node).process.as_mut().context("the daemon does not run")?;
+        process.kill().context("cannot kill the daemon")
+    }
+
+    /// Waits until nothing is left of a killed daemon.
+    pub(super) fn bury(&mut self, node: NodeName) -> anyhow::Result<()> {
         if let Some(mut process) = self.node_mut(node).process.take() {
-            process.kill().context("cannot kill the daemon")?;
             process.wait()?;
         }
         Ok(())
