@@ -26,8 +26,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(15);
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
     let filter = EnvFilter::try_from_env("SHIMAI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
