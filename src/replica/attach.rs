@@ -316,12 +316,13 @@ impl Resource {
     }
 
     /// A diskless Primary shows its applications one generation; only that one may be attached.
-    fn may_show(&self, volume: usize) -> Result<(), Refusal> {
+    pub(super) fn may_show(&self, volume: usize) -> Result<(), Refusal> {
         let state = &self.volumes[volume];
         let disk = state.disk.as_ref().expect("attached");
         let own = disk.superblock.generations.current;
         let connected = (0..self.peers.len()).any(|peer| self.view(volume, peer).pdsk == DiskState::UpToDate);
-        if self.role == Role::Primary && !connected && !state.exposed.is_none() && !state.exposed.same_as(own) {
+        let other = !state.exposed.is_none() && !state.exposed.same_as(own);
+        if self.role == Role::Primary && !connected && (other || state.left_behind) {
             return Err(Refusal::configuration(
                 ConfigurationRefusal::DataNotCurrent,
                 format!("this disk has generation {own}, applications saw {}", state.exposed),
@@ -385,6 +386,7 @@ impl Resource {
             disk.closing = Some(Closing::Draining);
         }
         self.set_disk_state(volume, DiskState::Failed);
+        self.on_disk_failed(volume);
         self.release_if_drained(volume);
     }
 

@@ -72,6 +72,7 @@ impl Resource {
         let volume = state.volume;
         if self.gate_is_open(volume) {
             self.complete_write(write);
+            self.retire(write);
         } else {
             self.writes[write].frozen = true;
             self.volumes[volume].frozen.push(Frozen::Write(write));

@@ -318,18 +318,29 @@ impl Resource {
     /// What was under way on the link is given up, after the new state (and with it the freeze) holds.
     fn on_link_ended(&mut self, peer: usize) {
         self.peers[peer].role = Role::Unknown;
+        for volume in 0..self.volumes.len() {
+            self.decide_alone(volume);
+        }
         self.give_up_unconfirmed(peer);
         self.give_up_remote_reads(peer);
         self.give_up_peer_writes(peer);
         for volume in 0..self.volumes.len() {
             self.peers[peer].volumes[volume].forget_connection();
             self.give_up_resync(volume, peer);
-            if self.volumes[volume].disk_state == DiskState::Negotiating {
-                let remembered = self.volumes[volume].remembered;
-                self.set_disk_state(volume, remembered);
-            }
         }
         self.give_up_peer_request(peer);
+    }
+
+    /// No handshake will decide what a negotiating disk is worth: its own metadata does, unless writes have passed it by.
+    fn decide_alone(&mut self, volume: usize) {
+        if self.volumes[volume].disk_state != DiskState::Negotiating {
+            return;
+        }
+        if self.may_show(volume).is_err() {
+            return self.fail_disk(volume);
+        }
+        let remembered = self.volumes[volume].remembered;
+        self.set_disk_state(volume, remembered);
     }
 
     /// The agreed version; what we speak ourselves while nothing is agreed.

@@ -190,6 +190,10 @@ impl Resource {
             new.pdsk = DiskState::Diskless;
         }
         let origin = if old.conn < C::Connected && new.conn >= C::Connected { Origin::Wish } else { Origin::Fact };
+        if new.conn >= C::Connected && old.disk == DiskState::Negotiating {
+            // The handshake has compared: a resync brings what our disk missed.
+            self.volumes[volume].left_behind = false;
+        }
         let was_negotiating = old.disk == DiskState::Negotiating;
         let openers = std::mem::take(&mut self.volumes[volume].openers);
         let changed = self.change(volume, peer, new, origin);

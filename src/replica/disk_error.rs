@@ -107,7 +107,8 @@ impl Resource {
         self.release_if_drained(volume);
     }
 
-    fn on_disk_failed(&mut self, volume: usize) {
+    /// The disk is given up: whoever counted on it goes on without.
+    pub(super) fn on_disk_failed(&mut self, volume: usize) {
         if let Some(disk) = &self.volumes[volume].disk {
             self.volumes[volume].exposed = disk.superblock.generations.current;
         }

@@ -39,8 +39,10 @@ impl Resource {
         let lost = has_contents(old.pdsk) && !has_contents(new.pdsk);
         let somebody_writes = new.role == Role::Primary || new.peer == Role::Primary;
         let alone_with_data = lost && somebody_writes;
+        // A disk that becomes current (again) under a Primary whom no peer follows.
+        let came_alone = new.role == Role::Primary && old.disk != DiskState::UpToDate && !has_contents(new.pdsk);
         let took_over = new.pdsk < DiskState::Inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary;
-        if (alone_with_data || took_over) && new.disk == DiskState::UpToDate && !mutant(6) {
+        if (alone_with_data || came_alone || took_over) && new.disk == DiskState::UpToDate && !mutant(6) {
             match self.door.on_replica_lost() {
                 OnLoss::GoOn => self.begin_generation_if_none(volume, peer),
             }

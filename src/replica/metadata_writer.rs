@@ -242,7 +242,10 @@ impl Resource {
         disk.writer.record = None;
         let mut admitted = Vec::new();
         disk.log.record_written(&mut admitted);
-        self.run_admitted(volume, &admitted);
+        if self.volumes[volume].has_disk() {
+            // Otherwise the disk has been given up meanwhile, and those who waited went on without it.
+            self.run_admitted(volume, &admitted);
+        }
     }
 
     fn begin_pages(&mut self, volume: usize) {

@@ -233,6 +233,7 @@ impl Resource {
             self.submit_to_disk(write, volume, range);
         } else {
             self.writes[write].local = Local::Absent;
+            self.volumes[volume].left_behind = true;
         }
         self.try_complete(write);
     }

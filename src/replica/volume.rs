@@ -129,6 +129,8 @@ pub(super) struct Volume {
     /// The generation that a diskless Primary shows to its applications.
     pub(super) exposed: crate::model::generation_id::GenerationId,
     pub(super) counters: Counters,
+    /// While we had no disk, writes went to the peer alone: what our disk holds is old until a handshake says otherwise.
+    pub(super) left_behind: bool,
     pub(super) incarnations: u64,
 }
 
@@ -155,6 +157,7 @@ impl Volume {
             write_back_at: None,
             exposed: crate::model::generation_id::GenerationId::NONE,
             counters: Counters::default(),
+            left_behind: false,
             incarnations: 0,
         }
     }
