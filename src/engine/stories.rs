@@ -3,3 +3,4 @@
 mod alone;
 mod client;
 mod node;
+mod pair;

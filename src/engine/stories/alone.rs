@@ -1,7 +1,9 @@
 //! One node without its peer.
 
+use super::client::NbdClient;
 use super::node::{Node, addresses};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
+use crate::engine::NbdListen;
 use crate::model::state::Role;
 use crate::replica::event::Command;
 use crate::replica::refusal::Code;
@@ -104,4 +106,55 @@ fn what_was_acknowledged_is_there_after_a_crash() {
     node.attach().unwrap();
     node.command(Command::Primary { force: true }).unwrap();
     assert_eq!(node.open("data").unwrap().read(8192, 4096).unwrap(), vec![5; 4096]);
+}
+
+#[test]
+fn a_client_that_does_not_read_its_replies_is_not_read_from() {
+    let node = primary();
+    let mut client = node.open("data").unwrap();
+    // 8 GiB of replies, if anybody made them.
+    client.ask_without_listening(1024, 8 << 20);
+    let mut other = node.open("data").unwrap();
+    other.write(0, &[1; 4096], false).unwrap();
+    assert_eq!(other.read(0, 4096).unwrap(), vec![1; 4096]);
+    let resident = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident =
+        resident.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB");
+    assert!(resident.parse::<u64>().unwrap() < 2 << 20, "{resident} KiB");
+    drop(client);
+    other.flush().unwrap();
+    drop(other);
+    node.wait("closed", |status| !status.volumes[0].open);
+}
+
+#[test]
+fn a_client_that_vanishes_leaves_nothing_behind() {
+    let node = primary();
+    for _ in 0..5 {
+        node.open("data").unwrap().vanish_in_a_write();
+        let mut client = node.open("data").unwrap();
+        client.ask_without_listening(20, 1 << 20);
+    }
+    node.wait("closed", |status| !status.volumes[0].open);
+    let mut client = node.open("data").unwrap();
+    assert_eq!(client.read(0, 8192).unwrap(), vec![0; 8192], "half a write is none");
+    drop(client);
+    node.wait("closed", |status| !status.volumes[0].open);
+    node.stop().unwrap();
+}
+
+#[test]
+fn clients_come_over_tcp_too_and_the_page_cache_may_be_used() {
+    let node = Node::tuned(0, addresses(), |spec| {
+        spec.nbd.push(NbdListen::Tcp("127.0.0.1:0".parse().unwrap()));
+        spec.direct = false;
+    });
+    node.attach().unwrap();
+    node.command(Command::Primary { force: true }).unwrap();
+    let places = node.status().volumes.remove(0).nbd;
+    let address = places[1].strip_prefix("nbd://").and_then(|uri| uri.strip_suffix("/data")).unwrap();
+    let mut client = NbdClient::open_tcp(address.parse().unwrap(), "").unwrap();
+    client.write(512, &[1; 70_144], true).unwrap();
+    client.flush().unwrap();
+    assert_eq!(node.open("data").unwrap().read(512, 70_144).unwrap(), vec![1; 70_144]);
 }

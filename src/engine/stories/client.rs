@@ -1,6 +1,8 @@
 //! An NBD client that waits for each answer.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +23,17 @@ pub(super) struct NbdClient {
 impl NbdClient {
     /// Opens an export; the server's words if it refuses.
     pub(super) fn open(path: &Path, export: &str) -> Result<Self, String> {
-        let mut socket = UnixStream::connect(path).map_err(|error| error.to_string())?;
+        Self::over(UnixStream::connect(path).map_err(|error| error.to_string())?, export)
+    }
+
+    /// As `open`, over TCP.
+    pub(super) fn open_tcp(address: SocketAddr, export: &str) -> Result<Self, String> {
+        let socket = TcpStream::connect(address).map_err(|error| error.to_string())?;
+        // A stream is a stream: only its reads and writes are used.
+        Self::over(OwnedFd::from(socket).into(), export)
+    }
+
+    fn over(mut socket: UnixStream, export: &str) -> Result<Self, String> {
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let (client, hello) = Client::connect_bytes(export);
         socket.write_all(&hello).unwrap();
@@ -56,12 +68,12 @@ impl NbdClient {
         self.ask(|client, cookie, out| client.zeroes(cookie, offset, bytes, false, false, out))
     }
 
-    /// Many writes in flight at once; the number of those that succeeded.
-    pub(super) fn write_many(&mut self, offsets: &[u64], payload: &[u8]) -> usize {
+    /// Many writes in flight at once, each with contents of its own; the number of those that succeeded.
+    pub(super) fn write_each(&mut self, offsets: &[u64], contents: impl Fn(usize) -> Vec<u8>) -> usize {
         let mut out = BytesMut::new();
-        for offset in offsets {
+        for (index, offset) in offsets.iter().enumerate() {
             self.cookie += 1;
-            self.client.write(self.cookie, *offset, payload, false, &mut out);
+            self.client.write(self.cookie, *offset, &contents(index), false, &mut out);
         }
         let mut socket = self.socket.try_clone().unwrap();
         let sender = std::thread::spawn(move || socket.write_all(&out));
@@ -69,6 +81,29 @@ impl NbdClient {
         let done = answers.filter(|event| matches!(event, ClientEvent::Reply { result: Ok(_), .. })).count();
         sender.join().unwrap().unwrap();
         done
+    }
+
+    /// As `write_each`, all alike.
+    pub(super) fn write_many(&mut self, offsets: &[u64], payload: &[u8]) -> usize {
+        self.write_each(offsets, |_| payload.to_vec())
+    }
+
+    /// Asks for more than it will ever read.
+    pub(super) fn ask_without_listening(&mut self, reads: u64, bytes: u32) {
+        let mut out = BytesMut::new();
+        for _ in 0..reads {
+            self.cookie += 1;
+            self.client.read(self.cookie, 0, bytes, &mut out);
+        }
+        self.socket.write_all(&out).unwrap();
+    }
+
+    /// Sends the beginning of a write and vanishes.
+    pub(super) fn vanish_in_a_write(mut self) {
+        self.cookie += 1;
+        let mut out = BytesMut::new();
+        self.client.write(self.cookie, 0, &[1; 8192], false, &mut out);
+        self.socket.write_all(&out[..5000]).unwrap();
     }
 
     fn ask(&mut self, encode: impl FnOnce(&mut Client, u64, &mut BytesMut)) -> Result<Bytes, (u32, String)> {
@@ -98,7 +133,10 @@ impl NbdClient {
             if !self.early.is_empty() {
                 return Ok(self.early.remove(0));
             }
-            let count = self.socket.read(&mut buffer).map_err(|error| error.to_string())?;
+            let count = match self.socket.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                result => result.map_err(|error| error.to_string())?,
+            };
             if count == 0 {
                 return Err("the server closed".to_owned());
             }

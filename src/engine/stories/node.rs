@@ -9,14 +9,13 @@ use super::client::NbdClient;
 use crate::control::status::ResourceStatus;
 use crate::engine::offline::{MetadataPlace, NewMetadata, create_md};
 use crate::engine::{Answer, BackingPaths, NbdListen, PeerAddresses, ResourceHandle, ResourceSpec};
-use crate::generation::Policies;
 use crate::io::tcp::StreamOptions;
 use crate::metadata::layout::{Format, Placement, Striping};
 use crate::model::ids::{NodeId, VolumeNumber};
 use crate::replica::event::Command;
 use crate::replica::refusal::Refusal;
 use crate::replica::settings::{OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
-use crate::wire::packet::ReplicationProtocol;
+use crate::wire::packet::{AfterSplitBrain, ReplicationProtocol};
 
 const DISK_BYTES: u64 = 16 << 20;
 
@@ -40,13 +39,19 @@ pub(super) fn addresses() -> [SocketAddr; 2] {
 impl Node {
     /// Node number 0 or 1 of a pair, with fresh metadata, running, not attached.
     pub(super) fn new(number: u8, addresses: [SocketAddr; 2]) -> Self {
+        Self::tuned(number, addresses, |_| ())
+    }
+
+    /// As `new`, configured otherwise.
+    pub(super) fn tuned(number: u8, addresses: [SocketAddr; 2], tune: impl FnOnce(&mut ResourceSpec)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let disk = directory.path().join("disk");
         std::fs::File::create(&disk).unwrap().set_len(DISK_BYTES).unwrap();
         let place = MetadataPlace { path: disk, placement: Placement::Internal };
         let new = NewMetadata { format: Format::V08, max_peers: 1, striping: Striping::default(), force: false };
         create_md(&place, &new).unwrap();
-        let spec = spec(&directory, number, addresses);
+        let mut spec = spec(&directory, number, addresses);
+        tune(&mut spec);
         let handle = ResourceHandle::spawn(spec.clone()).unwrap();
         Self { directory, spec, handle }
     }
@@ -65,11 +70,11 @@ impl Node {
     }
 
     pub(super) fn attach(&self) -> Result<(), Refusal> {
-        self.ask(|answer| drop(self.handle.attach(0, answer).unwrap()))
+        self.ask(|answer| self.handle.attach(0, answer).map(|_| ()).unwrap())
     }
 
     pub(super) fn command(&self, command: Command) -> Result<(), Refusal> {
-        self.ask(|answer| drop(self.handle.command(command, answer).unwrap()))
+        self.ask(|answer| self.handle.command(command, answer).map(|_| ()).unwrap())
     }
 
     pub(super) fn stop(&self) -> Result<(), Refusal> {
@@ -176,6 +181,6 @@ fn peer_settings(name: String, node_id: NodeId, address_is_lower: bool) -> PeerS
         epoch_writes_max: 2048,
         buffers_max: 2048,
         allow_two_primaries: false,
-        policies: Policies::default(),
+        after_split_brain: [AfterSplitBrain::Disconnect; 3],
     }
 }
