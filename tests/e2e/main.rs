@@ -1,4 +1,12 @@
 //! The real daemons, as pairs on one machine: real disks, a real wire, real clients, real crashes.
-#![allow(dead_code)]
+//!
+//! Run as root: `cargo test --release --test e2e`. `SHIMAI_E2E_ROUNDS=20` tells the random stories twenty times.
 
+mod bring_up;
+mod crashes;
+mod drbdmeta;
 mod harness;
+mod nbd_clients;
+mod overlapping;
+mod partitions;
+mod split_brain;

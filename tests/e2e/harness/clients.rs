@@ -8,7 +8,8 @@ use std::process::Output;
 /// What `nbdinfo` finds out about an export.
 pub(crate) fn nbdinfo(uri: &str) -> Value {
     let text = run(tool("nbdinfo").args(["--json", uri]));
-    let mut value: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("nbdinfo printed {text:?}: {error}"));
+    let mut value: Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("nbdinfo printed {text:?}: {error}"));
     value["exports"][0].take()
 }
 
@@ -34,28 +35,13 @@ pub(crate) fn try_qemu_io(target: &str, line: &str) -> Output {
     output(tool("qemu-io").args(["-f", "raw", "-c", line, target]))
 }
 
-/// Writes with `fio` at random and reads back what it wrote; `jobs` clients, each with a quarter of the disk or less.
-pub(crate) fn fio_verify(uri: &str, folder: &Path, jobs: u64, bytes_each: u64, seconds: u32) {
-    let runtime = format!("--runtime={seconds}");
-    let (uri, jobs_option) = (format!("--uri={uri}"), format!("--numjobs={jobs}"));
-    let (size, increment) = (format!("--size={bytes_each}"), format!("--offset_increment={bytes_each}"));
-    run(tool("fio").current_dir(folder).args([
-        "--name=verify",
-        "--ioengine=nbd",
-        &uri,
-        "--rw=randwrite",
-        "--bsrange=512-64k",
-        "--bs_unaligned=0",
-        "--blockalign=512",
-        "--iodepth=16",
-        "--verify=crc32c",
-        "--do_verify=1",
-        "--verify_fatal=1",
-        "--fsync=64",
-        &jobs_option,
-        &size,
-        &increment,
-        "--time_based=0",
-        &runtime,
-    ]));
+/// Writes with `fio` at random and reads back what it wrote: `jobs` clients with parts of their own, `loops` times.
+pub(crate) fn fio_verify(uri: &str, folder: &Path, jobs: u64, bytes_each: u64, loops: u32) {
+    let mut command = tool("fio");
+    command.current_dir(folder).args(["--name=verify", "--ioengine=nbd", "--rw=randwrite", "--iodepth=16"]);
+    command.args(["--bsrange=512-64k", "--blockalign=512", "--fsync=64"]);
+    command.args(["--verify=crc32c", "--do_verify=1", "--verify_fatal=1"]);
+    command.arg(format!("--uri={uri}")).arg(format!("--numjobs={jobs}")).arg(format!("--loops={loops}"));
+    command.arg(format!("--size={bytes_each}")).arg(format!("--offset_increment={bytes_each}"));
+    run(&mut command);
 }

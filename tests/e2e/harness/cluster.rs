@@ -28,7 +28,11 @@ impl Cluster {
     pub(crate) fn new(options: Options) -> Self {
         assert_root();
         let network = Network::new();
-        let folder = tempfile::Builder::new().prefix("shimai-e2e-").permissions(open_to_all()).tempdir().expect("there is room for a folder");
+        let folder = tempfile::Builder::new()
+            .prefix("shimai-e2e-")
+            .permissions(open_to_all())
+            .tempdir()
+            .expect("there is room for a folder");
         let disks = [0, 1].map(|side: usize| disks(&folder.path().join(NODES[side]), &options));
         let text = options.text(&disks);
         let [a, b] = [0, 1].map(|side: usize| {

@@ -79,9 +79,14 @@ impl Options {
     /// The text for both nodes; `disks` are each node's, by volume.
     pub(crate) fn text(&self, disks: &[Vec<PathBuf>; 2]) -> String {
         let protocol = format!("protocol {}", self.protocol);
-        let (quick_net, quick_disk) = if self.is_plain { (&[][..], &[][..]) } else { (QUICK_NET, QUICK_DISK) };
-        let net: Vec<&str> = [&[protocol.as_str()], quick_net, &self.net].concat();
-        let disk: Vec<&str> = [quick_disk, &self.disk].concat();
+        let mut net = vec![protocol.as_str()];
+        let mut disk = Vec::new();
+        if !self.is_plain {
+            net.extend(QUICK_NET.iter().filter(|quick| !is_overridden(quick, &self.net)));
+            disk.extend(QUICK_DISK.iter().filter(|quick| !is_overridden(quick, &self.disk)));
+        }
+        net.extend(&self.net);
+        disk.extend(&self.disk);
         let mut text = format!("global {{\n    usage-count no;\n}}\n\nresource {RESOURCE} {{\n");
         section(&mut text, "net", &net);
         section(&mut text, "disk", &disk);
@@ -125,6 +130,12 @@ impl Options {
         }
         line(4, "}".into());
     }
+}
+
+/// Whether the test sets the option itself.
+fn is_overridden(statement: &str, by: &[&str]) -> bool {
+    let name = |statement: &str| statement.split(' ').next().map(str::to_owned);
+    by.iter().any(|other| name(other) == name(statement))
 }
 
 fn section(text: &mut String, name: &str, statements: &[&str]) {

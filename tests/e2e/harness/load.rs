@@ -75,7 +75,9 @@ impl Ledger {
 
 /// A block's bytes after a write.
 fn contents(block: u64, number: u64) -> Vec<u8> {
-    (0..BLOCK / 512).flat_map(|sector| (0..32).flat_map(move |_| [number.to_le_bytes(), tag(block, sector).to_le_bytes()].concat())).collect()
+    (0..BLOCK / 512)
+        .flat_map(|sector| (0..32).flat_map(move |_| [number.to_le_bytes(), tag(block, sector).to_le_bytes()].concat()))
+        .collect()
 }
 
 /// Makes each sector unlike all others.

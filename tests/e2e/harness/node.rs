@@ -136,7 +136,14 @@ impl Node {
     /// Runs `shimai`, which must succeed; what it printed.
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let answer = self.shimai(arguments);
-        assert_eq!(answer.exit, Some(0), "{}: shimai {}: {answer:?}\n{}", self.name, arguments.join(" "), self.log_tail());
+        assert_eq!(
+            answer.exit,
+            Some(0),
+            "{}: shimai {}: {answer:?}\n{}",
+            self.name,
+            arguments.join(" "),
+            self.log_tail()
+        );
         answer.out
     }
 
@@ -234,17 +241,31 @@ impl Drop for Node {
 /// A status in one line, for messages.
 pub(crate) fn summary(status: &ResourceStatus) -> String {
     let volumes = status.volumes.iter().map(|volume| {
-        format!("{} {} ({} pending, {} on disk)", volume.number, volume.disk, volume.upper_pending, volume.lower_pending)
+        format!(
+            "{} {} ({} pending, {} on disk)",
+            volume.number, volume.disk, volume.upper_pending, volume.lower_pending
+        )
     });
     let peers = status.peers.iter().map(|peer| {
         let volumes = peer.volumes.iter().map(|volume| {
             format!(
                 "{} {} peer-disk {} out-of-sync {} KiB ({} pending, {} unacked)",
-                volume.number, volume.replication, volume.peer_disk, volume.out_of_sync_kib, volume.pending, volume.unacked
+                volume.number,
+                volume.replication,
+                volume.peer_disk,
+                volume.out_of_sync_kib,
+                volume.pending,
+                volume.unacked
             )
         });
         let reason = peer.reason.as_deref().unwrap_or("no reason");
-        format!("{} {} {} [{}] ({reason})", peer.name, peer.connection, peer.role, volumes.collect::<Vec<_>>().join(", "))
+        format!(
+            "{} {} {} [{}] ({reason})",
+            peer.name,
+            peer.connection,
+            peer.role,
+            volumes.collect::<Vec<_>>().join(", ")
+        )
     });
     let volumes = volumes.collect::<Vec<_>>().join(", ");
     format!("{} volumes [{volumes}] peers [{}]", status.role, peers.collect::<Vec<_>>().join(", "))

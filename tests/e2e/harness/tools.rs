@@ -84,7 +84,8 @@ pub(crate) fn output(command: &mut Command) -> Output {
 
 /// What was run and what came of it, for messages.
 pub(crate) fn described(command: &Command, output: &Output) -> String {
-    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
     format!(
         "{}: {}\n--- its output\n{}--- its errors\n{}",
         words.join(" "),

@@ -20,7 +20,9 @@ pub(crate) fn until<T, S: Display>(what: &str, limit: Duration, mut look: impl F
     loop {
         match look() {
             Ok(value) => return value,
-            Err(seen) if begin.elapsed() > limit => panic!("not within {} s: {what}; last seen: {seen}", limit.as_secs()),
+            Err(seen) if begin.elapsed() > limit => {
+                panic!("not within {} s: {what}; last seen: {seen}", limit.as_secs())
+            }
             Err(_) => pause(),
         }
     }
