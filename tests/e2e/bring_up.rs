@@ -95,29 +95,3 @@ fn roles_change_places() {
     assert_eq!(nbd.bytes, blank, "the size is the same on both nodes");
     assert_eq!(nbd.read(0, 4096).expect("the read is done"), [7; 4096][..]);
 }
-
-#[test]
-fn online_verify_finds_a_block_that_was_changed_behind_our_back() {
-    let cluster = Cluster::with_primary(Options { net: vec!["verify-alg crc32c"], ..Options::default() });
-    crate::harness::disks::write_at(&cluster.b.disks[0], 40960, &[0xee; 512]);
-    cluster.a.ok(&["verify", RESOURCE]);
-    cluster.a.wait("one block is found", LONG, |status| status.peers[0].volumes[0].out_of_sync_kib == 4);
-    // The Primary bumps its generation when the peer leaves, so connecting again repairs what was found.
-    cluster.b.ok(&["disconnect", RESOURCE]);
-    cluster.b.ok(&["connect", RESOURCE]);
-    cluster.assert_in_sync_and_identical();
-}
-
-#[test]
-fn growing_both_disks_grows_the_device() {
-    let cluster = Cluster::with_primary(Options::default());
-    let before = cluster.a.status().volumes[0].size_sectors;
-    for node in cluster.nodes() {
-        let file = std::fs::File::options().write(true).open(&node.disks[0]).expect("the disk is a file");
-        file.set_len(96 << 20).expect("a sparse file can grow");
-    }
-    cluster.a.ok(&["resize", RESOURCE]);
-    let after = before + (31 << 20) / 512;
-    cluster.wait_both("the new size", |status| status.volumes[0].size_sectors > after);
-    cluster.assert_in_sync_and_identical();
-}

@@ -37,11 +37,6 @@ impl Ledger {
         self.settled.keys().chain(self.in_doubt.keys()).copied().collect()
     }
 
-    /// How many writes were begun.
-    pub(crate) fn writes(&self) -> u64 {
-        self.next
-    }
-
     /// Checks each touched block; `read` gives a block's bytes.
     ///
     /// # Panics
@@ -210,7 +205,7 @@ impl Writer {
         let number = self.ledger.next;
         let cookie = self.nbd.begin_write(block * BLOCK, &payload)?;
         self.flying.insert(cookie, Some((block, number)));
-        if number % WRITES_PER_FLUSH == 0 {
+        if number.is_multiple_of(WRITES_PER_FLUSH) {
             let cookie = self.nbd.begin_flush()?;
             self.flying.insert(cookie, None);
         }
