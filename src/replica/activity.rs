@@ -57,8 +57,7 @@ impl Resource {
         let waiting: Vec<usize> = self
             .writes
             .iter()
-            .filter(|(_, write)| write.volume == volume && write.local == super::request::Local::Waiting)
-            .filter(|(_, write)| write.held.is_some_and(|held| self.volumes[volume].conflicts.is_running(held)))
+            .filter(|(_, write)| write.volume == volume && write.waiting_for_log)
             .map(|(key, _)| key)
             .collect();
         for write in waiting {

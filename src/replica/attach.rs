@@ -43,6 +43,13 @@ pub(super) struct Attach {
     stage: Stage,
 }
 
+impl Attach {
+    /// Who asked.
+    pub(super) fn command(&self) -> CommandId {
+        self.command
+    }
+}
+
 #[derive(Debug)]
 enum Stage {
     Superblock,
@@ -92,8 +99,7 @@ impl Resource {
         match result {
             Ok(bytes) => self.attach_step(volume, attach, bytes),
             Err(error) => {
-                let refusal =
-                    Refusal::configuration(ConfigurationRefusal::MetadataUnreadable, error.to_string());
+                let refusal = Refusal::configuration(ConfigurationRefusal::MetadataUnreadable, error.to_string());
                 self.fail_attach(volume, attach.command, refusal);
             }
         }
@@ -288,7 +294,8 @@ impl Resource {
         let state = &mut self.volumes[volume];
         let disk = state.disk.as_ref().expect("attached");
         let flags = disk.superblock.flags;
-        let from_metadata = match (flags.contains(DeviceFlags::CONSISTENT), flags.contains(DeviceFlags::WAS_UP_TO_DATE)) {
+        let from_metadata = match (flags.contains(DeviceFlags::CONSISTENT), flags.contains(DeviceFlags::WAS_UP_TO_DATE))
+        {
             (false, _) => DiskState::Inconsistent,
             (true, false) => DiskState::Outdated,
             // Without fencing nobody else is asked whether this copy is current.
@@ -363,7 +370,10 @@ impl Resource {
 
     fn fail_attach(&mut self, volume: usize, command: CommandId, refusal: Refusal) {
         self.volumes[volume].attach = None;
-        self.log(LogLevel::Warn, format!("volume {}: attach failed: {}", self.volumes[volume].settings.number, refusal.sentence));
+        self.log(
+            LogLevel::Warn,
+            format!("volume {}: attach failed: {}", self.volumes[volume].settings.number, refusal.sentence),
+        );
         self.set_disk_state(volume, DiskState::Failed);
         self.release_if_drained(volume);
         self.answer(command, Err(refusal));

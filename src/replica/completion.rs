@@ -56,9 +56,7 @@ impl Resource {
     fn net_is_complete(&self, write: usize, peer: usize) -> bool {
         match self.writes[write].net[peer] {
             Net::Sent => false,
-            Net::Accepted => {
-                mutant(5) || self.peers[peer].settings.protocol != ReplicationProtocol::C
-            }
+            Net::Accepted => mutant(5) || self.peers[peer].settings.protocol != ReplicationProtocol::C,
             Net::NotSent | Net::Written | Net::Refused | Net::Lost => true,
         }
     }
@@ -116,9 +114,12 @@ impl Resource {
         let state = &mut self.writes[write];
         state.completed = true;
         let (volume, parent) = (state.volume, state.parent);
-        let saved = state.local == Local::Done || state.net.iter().any(|net| matches!(net, Net::Written | Net::Accepted));
+        let local = state.local == Local::Done;
+        let remote = state.net.iter().any(|net| matches!(net, Net::Written | Net::Accepted));
         let held = state.held.take().expect("a running write holds its interval");
         let epochs = state.epoch;
+        // A disk that failed before the generation was durable does not count.
+        let saved = remote || (local && self.volumes[volume].has_disk());
         self.volumes[volume].writes_running -= 1;
         self.release_interval(volume, held);
         for (peer, epoch) in epochs.into_iter().enumerate().take(self.peers.len()) {
@@ -127,7 +128,8 @@ impl Resource {
                 self.close_epoch(peer);
             }
         }
-        let failure = (!saved).then(|| if self.volumes[volume].has_disk() { RequestError::Disk } else { RequestError::NoData });
+        let failure =
+            (!saved).then(|| if self.volumes[volume].has_disk() { RequestError::Disk } else { RequestError::NoData });
         self.finish_piece(parent, failure);
     }
 

@@ -100,7 +100,8 @@ impl<T: Copy> Conflicts<T> {
         let from = Held { start: held.start.saturating_sub(self.longest), number: 0 };
         let to = Held { start: left.end().0, number: 0 };
         for (other, entry) in self.entries.range_mut(from..to) {
-            if other.number > held.number && other.start + entry.sectors > held.start && entry.kind.waits_for(gone.kind) {
+            if other.number > held.number && other.start + entry.sectors > held.start && entry.kind.waits_for(gone.kind)
+            {
                 entry.blockers -= 1;
                 if entry.blockers == 0 {
                     freed.push((other.number, entry.owner));

@@ -42,9 +42,11 @@ impl Resource {
     /// Lets the establishing machine take a step and does what it asks; a complete pair becomes the link.
     fn establish(&mut self, peer: usize, step: impl FnOnce(&mut Establish, &mut Vec<Step>)) {
         let mut steps = Vec::new();
+        let drained = self.is_drained(peer);
         let Connection::Establishing(establish) = &mut self.peers[peer].connection else { return };
         step(establish, &mut steps);
-        let complete = establish.is_complete();
+        // What the last connection brought must be on the disk before a new one compares generations.
+        let complete = establish.is_complete() && drained;
         if complete {
             let old = std::mem::replace(&mut self.peers[peer].connection, Connection::Off);
             let Connection::Establishing(establish) = old else { unreachable!("seen above") };
@@ -54,6 +56,11 @@ impl Resource {
         } else {
             self.perform_establish(peer, &steps);
         }
+    }
+
+    /// The last write of an old connection is done: a new one may go on.
+    pub(super) fn after_receive_drained(&mut self, peer: usize) {
+        self.establish(peer, |_, _| {});
     }
 
     fn perform_establish(&mut self, peer: usize, steps: &[Step]) {
@@ -218,8 +225,8 @@ impl Resource {
 
     pub(super) fn on_sent(&mut self, socket: SocketId, total: u64) {
         let now = self.now;
-        let Some(peer) = (0..self.peers.len())
-            .find(|peer| self.peers[*peer].link().is_some_and(|link| link.data == socket))
+        let Some(peer) =
+            (0..self.peers.len()).find(|peer| self.peers[*peer].link().is_some_and(|link| link.data == socket))
         else {
             return;
         };

@@ -112,7 +112,8 @@ impl Resource {
         };
         let verdict = generation::compare(&own, &other, &context);
         let own_disk = self.volumes[volume].disk_state;
-        let decision = generation::decide(verdict, (&own, own_disk), (&other, theirs.disk), &context, &Policies::default());
+        let decision =
+            generation::decide(verdict, (&own, own_disk), (&other, theirs.disk), &context, &Policies::default());
         let number = self.volumes[volume].settings.number;
         self.log(LogLevel::Info, format!("volume {number}: {verdict}: {}", decision.sentence()));
         if let Outcome::Refuse(reason) = decision.outcome {
@@ -159,7 +160,9 @@ impl Resource {
 
     fn refuse_handshake(&mut self, volume: usize, peer: usize, theirs: Theirs, reason: RefuseReason) {
         let sentence = reason.to_string();
-        if self.volumes[volume].disk_state == DiskState::Negotiating && self.view(volume, peer).conn == ConnectionState::Connected {
+        if self.volumes[volume].disk_state == DiskState::Negotiating
+            && self.view(volume, peer).conn == ConnectionState::Connected
+        {
             self.log(LogLevel::Error, format!("attach refused by the handshake: {sentence}"));
             self.begin_close(volume);
             return;

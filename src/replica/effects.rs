@@ -196,7 +196,8 @@ impl Resource {
     /// What the superblock's flags are computed from.
     pub(super) fn flag_facts(&self, volume: usize) -> FlagFacts {
         let views = (0..self.peers.len()).map(|peer| self.view(volume, peer));
-        let diskless_primary = views.clone().any(|view| view.pdsk < DiskState::Inconsistent && view.peer == Role::Primary);
+        let diskless_primary =
+            views.clone().any(|view| view.pdsk < DiskState::Inconsistent && view.peer == Role::Primary);
         let peers = views
             .enumerate()
             .map(|(peer, view)| {

@@ -50,7 +50,8 @@ impl Resource {
     /// A new generation, unless the bitmap counts from one already.
     pub(super) fn begin_generation_if_none(&mut self, volume: usize, peer: usize) {
         let index = self.generation_index(volume, peer);
-        let counts = self.volumes[volume].disk.as_ref().is_none_or(|disk| !disk.superblock.generations.bitmap[index].is_none());
+        let counts =
+            self.volumes[volume].disk.as_ref().is_none_or(|disk| !disk.superblock.generations.bitmap[index].is_none());
         if !counts {
             self.begin_generation(volume, peer);
         }
@@ -58,7 +59,8 @@ impl Resource {
 
     /// A new generation: durable before any reply leaves.
     pub(super) fn begin_generation(&mut self, volume: usize, peer: usize) {
-        let (rules, index, random) = (self.history_rules(volume), self.generation_index(volume, peer), self.random.next_u64());
+        let (rules, index, random) =
+            (self.history_rules(volume), self.generation_index(volume, peer), self.random.next_u64());
         let primary = self.role == Role::Primary;
         let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
         generation::new_current(&mut disk.superblock.generations, index, random, primary, rules);

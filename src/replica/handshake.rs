@@ -91,7 +91,8 @@ impl Resource {
         link.data_reader.agree(version, features);
         link.meta_reader.agree(version, features);
         if version < 100 && self.volumes.len() > 1 {
-            let reason = format!("version {version} of the protocol knows one volume, this resource has {}", self.volumes.len());
+            let reason =
+                format!("version {version} of the protocol knows one volume, this resource has {}", self.volumes.len());
             return self.stand_alone(peer, &reason);
         }
         let link = self.peers[peer].link_mut().expect("still there");
@@ -108,7 +109,8 @@ impl Resource {
         if equal(&own, theirs) {
             return self.stand_alone(peer, "Peer presented the same challenge!");
         }
-        let (algorithm, secret) = self.peers[peer].settings.authentication.clone().expect("or no challenge is expected");
+        let (algorithm, secret) =
+            self.peers[peer].settings.authentication.clone().expect("or no challenge is expected");
         let response = Packet::AuthResponse(hmac(algorithm, &secret, theirs).into());
         self.send_connection(peer, Stream::Data, &response);
         self.peers[peer].link_mut().expect("a packet came from it").phase = Phase::Response(own);
@@ -187,7 +189,8 @@ impl Resource {
             (own.integrity_alg == theirs.integrity_alg, "data-integrity-alg"),
         ];
         let version = self.version(peer);
-        let differs = rows.into_iter().find(|(same, option)| !same && (version >= 87 || *option != "data-integrity-alg"));
+        let differs =
+            rows.into_iter().find(|(same, option)| !same && (version >= 87 || *option != "data-integrity-alg"));
         if let Some((_, option)) = differs {
             let reason = format!("incompatible {option} settings: make `{option}` the same on both nodes");
             return self.stand_alone(peer, &reason);
@@ -218,9 +221,11 @@ impl Resource {
     pub(super) fn send_sizes(&mut self, volume: usize, peer: usize, flags: u16) {
         let version = self.version(peer);
         let state = &self.volumes[volume];
-        let d_size = state.disk.as_ref().filter(|_| state.disk_state >= DiskState::Negotiating).map_or(0, |disk| {
-            disk.layout.usable_sectors.min(disk.facts.data_bytes / SECTOR_BYTES)
-        });
+        let d_size = state
+            .disk
+            .as_ref()
+            .filter(|_| state.disk_state >= DiskState::Negotiating)
+            .map_or(0, |disk| disk.layout.usable_sectors.min(disk.facts.data_bytes / SECTOR_BYTES));
         let limits = self.has_feature(peer, Features::WSAME).then_some(QueueLimits {
             physical_block_size: 512,
             logical_block_size: 512,
@@ -266,7 +271,8 @@ impl Resource {
             return self.stand_alone(peer, &reason);
         }
         if theirs.d_size > 0 && (own.abs_diff(theirs.d_size)) > own.min(theirs.d_size) / 8 {
-            let sentence = format!("Considerable difference in lower level device sizes: {}s vs. {own}s", theirs.d_size);
+            let sentence =
+                format!("Considerable difference in lower level device sizes: {}s vs. {own}s", theirs.d_size);
             self.log(LogLevel::Warn, sentence);
         }
         if valuable && !first {

@@ -38,6 +38,12 @@ pub(super) enum Then {
     Attached,
     /// Promotion is durable: applications may write.
     Promoted,
+    /// A forced generation is durable: tell the peer, then take the role.
+    Forced,
+    /// Bits are out: write the superblock of a Secondary.
+    DemotedPages,
+    /// The role Secondary is durable.
+    Demoted,
     /// Bitmap pages of the source are out: begin as source towards this peer.
     SourcePages(usize),
     /// The resync's id is durable at the source: tell the target.
@@ -177,8 +183,7 @@ impl Resource {
     fn metadata_write(&mut self, volume: usize, offset: u64, payload: Bytes, stable: bool, pending: Pending) {
         let ticket = self.ticket(pending);
         self.volumes[volume].in_flight += 1;
-        let operation =
-            DiskOperation::Write { area: Area::Metadata, offset, payload, preflush: stable, fua: stable };
+        let operation = DiskOperation::Write { area: Area::Metadata, offset, payload, preflush: stable, fua: stable };
         self.actions.push(Action::Disk { volume, ticket, operation });
     }
 
@@ -315,16 +320,21 @@ impl Resource {
 
     /// The superblock in memory has changed; flags follow the state. Returns its version.
     pub(super) fn superblock_changed(&mut self, volume: usize) -> Option<u64> {
+        self.stirred = true;
         self.refresh_flags(volume);
         let disk = self.volumes[volume].disk.as_mut()?;
         Some(disk.writer.superblock_changed())
     }
 
     fn continue_with(&mut self, volume: usize, then: Then) {
+        self.stirred = true;
         match then {
             Then::Answer(id) => self.answer(id, Ok(())),
             Then::Attached => self.finish_attach(volume),
-            Then::Promoted => self.settle_blocked(volume),
+            Then::Promoted => self.promoted_on_disk(volume),
+            Then::Forced => self.forced_generation_is_durable(volume),
+            Then::DemotedPages => self.demoted_pages(volume),
+            Then::Demoted => self.demoted_on_disk(),
             Then::SourcePages(peer) => self.begin_source(volume, peer),
             Then::SourceReady(peer) => self.source_is_ready(volume, peer),
             Then::TargetPagesFinal(peer) => self.target_pages_are_final(volume, peer),

@@ -24,7 +24,6 @@ pub mod event;
 pub mod inspect;
 pub mod refusal;
 pub mod settings;
-pub mod why;
 
 mod activity;
 mod attach;
@@ -58,6 +57,7 @@ mod request;
 mod resync;
 mod resync_source;
 mod resync_target;
+mod send_write;
 mod state;
 mod state_request;
 mod status;
@@ -115,6 +115,8 @@ pub struct Resource {
     out: BytesMut,
     /// Owners whose interval has become free; they run at the end of the event.
     ready: VecDeque<(usize, Owner)>,
+    /// Something may be possible now that was not when `settle` last looked.
+    stirred: bool,
     /// Where actions go while an event is handled.
     actions: Vec<Action>,
 }
@@ -150,6 +152,7 @@ impl Resource {
             now: Instant::default(),
             out: BytesMut::new(),
             ready: VecDeque::new(),
+            stirred: false,
             actions: Vec::new(),
             settings,
         }
@@ -184,6 +187,8 @@ impl Resource {
     /// Lets everything that has become possible begin; nothing here waits.
     fn settle(&mut self) {
         loop {
+            let before = self.actions.len();
+            self.stirred = false;
             while let Some((volume, owner)) = self.ready.pop_front() {
                 self.run_owner(volume, owner);
             }
@@ -191,11 +196,11 @@ impl Resource {
                 self.settle_disk(volume);
                 self.settle_blocked(volume);
             }
-            if self.ready.is_empty() {
-                break;
+            self.settle_commands();
+            if self.ready.is_empty() && !self.stirred && self.actions.len() == before {
+                return;
             }
         }
-        self.settle_commands();
     }
 
     /// When to call with [`Event::Timer`] at the latest.

@@ -88,6 +88,14 @@ impl ReceiveEpochs {
         self.advance(steps);
     }
 
+    /// The stream has ended: what waits may run as its turn comes; the open epoch needs no acknowledgement.
+    pub(super) fn end_of_stream(&mut self, steps: &mut Vec<Step>) {
+        if self.epochs.back().is_some_and(|epoch| epoch.writes > 0) {
+            // Nobody reads the acknowledgement; the number only closes the epoch.
+            self.barrier(BarrierId([0; 4]), steps);
+        }
+    }
+
     /// Epochs that are not acknowledged and have writes; for status.
     pub(super) fn open_epochs(&self) -> usize {
         self.epochs.iter().filter(|epoch| epoch.writes > 0).count()

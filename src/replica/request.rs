@@ -89,6 +89,8 @@ pub(super) struct Write {
     pub(super) epoch: [Option<u64>; PEERS_MAX],
     /// The incarnation of the disk in whose activity log it is pinned.
     pub(super) pin: Option<u64>,
+    /// Waits for its extents to become hot.
+    pub(super) waiting_for_log: bool,
     /// Answered (as far as this piece goes).
     pub(super) completed: bool,
     /// Waits in `frozen`.
@@ -171,7 +173,7 @@ impl Resource {
 
     fn piece_sectors(&self, volume: usize, content: &Content) -> u64 {
         let peers = (0..self.peers.len()).filter(|peer| self.view(volume, *peer).conn >= ConnectionState::Connected);
-        let limit = |peer| match content {
+        let limit = |peer: usize| match content {
             Content::Data(_) => u64::from(self.peers[peer].volumes[volume].max_request_bytes),
             Content::Zeroes { .. } => self.zero_piece_bytes(volume, peer),
         };
@@ -194,6 +196,7 @@ impl Resource {
             net: [Net::NotSent; PEERS_MAX],
             epoch: [None; PEERS_MAX],
             pin: None,
+            waiting_for_log: false,
             completed: false,
             frozen: false,
         });
@@ -213,12 +216,15 @@ impl Resource {
         if self.begin_activity(volume, super::activity::token_of_write(write), range) {
             self.writes[write].pin = self.volumes[volume].disk.as_ref().map(|disk| disk.incarnation);
             self.submit_write(write);
+        } else {
+            self.writes[write].waiting_for_log = true;
         }
     }
 
     /// Everything it waited for is there: to the disk and to the peers.
     pub(super) fn submit_write(&mut self, write: usize) {
         let Write { volume, range, .. } = self.writes[write];
+        self.writes[write].waiting_for_log = false;
         self.volumes[volume].writes_running += 1;
         for peer in 0..self.peers.len() {
             self.submit_to_peer(write, volume, peer, range);

@@ -209,6 +209,10 @@ impl Resource {
         }
     }
 
+    pub(super) fn source_read_volume(&self, read: usize) -> usize {
+        self.resync_reads[read].volume
+    }
+
     fn forget_source_read(&mut self, read: usize) {
         let state = self.resync_reads.remove(read);
         if let Some(held) = state.held {
@@ -226,7 +230,8 @@ impl Resource {
             .map(|(key, _)| key)
             .collect();
         for read in mine {
-            let waiting = self.resync_reads[read].held.is_some_and(|held| !self.volumes[volume].conflicts.is_running(held));
+            let waiting =
+                self.resync_reads[read].held.is_some_and(|held| !self.volumes[volume].conflicts.is_running(held));
             if self.resync_reads[read].reading {
                 self.resync_reads[read].abandoned = true;
             } else if waiting || !self.is_ready_to_run(volume, Owner::ResyncRead(read)) {

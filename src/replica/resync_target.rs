@@ -140,7 +140,9 @@ impl Resource {
     fn ask(&mut self, volume: usize, peer: usize, mut budget: u64, most: u64) {
         let limit = (u64::from(self.peers[peer].volumes[volume].max_request_bytes) / 512).min(ASK_SECTORS_MAX);
         loop {
-            let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
+            let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else {
+                return;
+            };
             let (cursor, outstanding) = (target.cursor, target.asked_sectors);
             if budget == 0 || outstanding >= most {
                 return;
@@ -178,7 +180,9 @@ impl Resource {
     pub(super) fn send_resync_request(&mut self, volume: usize, first: u64) {
         for peer in 0..self.peers.len() {
             let csums = self.peers[peer].settings.csums.filter(|_| self.version(peer) >= 89);
-            let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { continue };
+            let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else {
+                continue;
+            };
             let Some(asked) = target.asked.get_mut(&first) else { continue };
             asked.sent = true;
             let range = asked.range;
@@ -196,13 +200,14 @@ impl Resource {
     pub(super) fn on_target_checksum(&mut self, volume: usize, first: u64, result: Result<Bytes, DiskError>) {
         for peer in 0..self.peers.len() {
             let csums = self.peers[peer].settings.csums;
-            let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { continue };
+            let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else {
+                continue;
+            };
             let Some(range) = target.asked.get(&first).map(|asked| asked.range) else { continue };
             let packet = match (&result, csums) {
-                (Ok(own), Some(algorithm)) => Packet::ChecksumResyncRequest {
-                    request: request_for(range),
-                    digest: auth::digest(algorithm, own),
-                },
+                (Ok(own), Some(algorithm)) => {
+                    Packet::ChecksumResyncRequest { request: request_for(range), digest: auth::digest(algorithm, own) }
+                }
                 _ => Packet::ResyncDataRequest(request_for(range)),
             };
             self.send(peer, Stream::Data, volume, &packet);
@@ -334,6 +339,10 @@ impl Resource {
                 self.on_data_error(volume, &error, true);
             }
         }
+    }
+
+    pub(super) fn target_write_volume(&self, write: usize) -> usize {
+        self.resync_writes[write].volume
     }
 
     fn forget_resync_write(&mut self, write: usize) {

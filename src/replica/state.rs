@@ -53,7 +53,7 @@ impl View {
             .with_role(self.role.number())
             .with_peer(self.peer.number())
             .with_conn(self.conn.number())
-            .with_disk(self.disk.number())
+            .with_disk(sent(self.disk).number())
             .with_pdsk(self.pdsk.number())
             .with_susp(self.susp.into())
             .with_peer_isp(self.peer_isp.into())
@@ -74,6 +74,11 @@ impl View {
     pub(super) fn announces_out_of_sync(self) -> bool {
         matches!(self.conn, ConnectionState::WfBitMapS | ConnectionState::Ahead)
     }
+}
+
+/// A disk that is being attached is none yet.
+fn sent(disk: DiskState) -> DiskState {
+    if disk == DiskState::Attaching { DiskState::Diskless } else { disk }
 }
 
 /// The new state, or DRBD's reason why not.
@@ -232,12 +237,8 @@ fn hard_refusal(old: View, new: View) -> Option<StateRefusal> {
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules {
-        allow_two_primaries: false,
-        openers: 0,
-        suspend_without_data: false,
-        other_volume_peer_primary: false,
-    };
+    const RULES: Rules =
+        Rules { allow_two_primaries: false, openers: 0, suspend_without_data: false, other_volume_peer_primary: false };
 
     fn connected() -> View {
         View {

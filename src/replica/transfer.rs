@@ -8,11 +8,14 @@
 
 use std::collections::VecDeque;
 
+use crate::model::time::Instant;
 use crate::wire::packet::BarrierId;
 
 #[derive(Debug, Default)]
 struct Epoch {
     writes: Vec<usize>,
+    /// When its first write was sent.
+    begun: Option<Instant>,
 }
 
 /// Why a confirmation does not fit.
@@ -36,12 +39,19 @@ pub(super) struct TransferLog {
 
 impl TransferLog {
     /// Adds a write to the open epoch; returns the epoch's number.
-    pub(super) fn add(&mut self, write: usize) -> u64 {
+    pub(super) fn add(&mut self, write: usize, now: Instant) -> u64 {
         if self.epochs.is_empty() {
             self.epochs.push_back(Epoch::default());
         }
-        self.epochs.back_mut().expect("just made").writes.push(write);
+        let epoch = self.epochs.back_mut().expect("just made");
+        epoch.begun.get_or_insert(now);
+        epoch.writes.push(write);
         self.front + self.epochs.len() as u64 - 1
+    }
+
+    /// When the oldest unconfirmed write was sent (to within its epoch).
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.epochs.iter().find_map(|epoch| epoch.begun)
     }
 
     /// Writes in the open epoch.
@@ -104,14 +114,16 @@ impl TransferLog {
 mod tests {
     use super::*;
 
+    const NOW: Instant = Instant::from_nanos(1);
+
     #[test]
     fn epochs_are_confirmed_in_order_with_their_exact_count() {
         let mut log = TransferLog::default();
         assert_eq!(log.close(), None, "an epoch without writes has no barrier");
-        let first = log.add(1);
-        assert_eq!(log.add(2), first);
+        let first = log.add(1, NOW);
+        assert_eq!(log.add(2, NOW), first);
         let barrier = log.close().unwrap();
-        assert!(log.add(3) > first);
+        assert!(log.add(3, NOW) > first);
         let second = log.close().unwrap();
         assert!(matches!(log.confirm(second, 1), Err(BarrierError::Number { .. })));
         assert!(matches!(log.confirm(barrier, 3), Err(BarrierError::Count { .. })));

@@ -114,6 +114,8 @@ pub(super) struct Volume {
     pub(super) frozen: Vec<super::completion::Frozen>,
     /// The generation that must be durable before a reply leaves: a version of the superblock.
     pub(super) reply_gate: Option<u64>,
+    /// The superblock that says Primary: no request begins before it is durable.
+    pub(super) promotion_gate: Option<u64>,
     /// The peer's writes wait until this version of the superblock is durable (Inconsistent before the first foreign write).
     pub(super) peer_write_gate: Option<u64>,
     pub(super) gated_peer_writes: Vec<usize>,
@@ -143,6 +145,7 @@ impl Volume {
             blocked: VecDeque::new(),
             frozen: Vec::new(),
             reply_gate: None,
+            promotion_gate: None,
             peer_write_gate: None,
             gated_peer_writes: Vec::new(),
             openers: 0,

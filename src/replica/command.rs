@@ -1,0 +1,366 @@
+//! What operators ask for: one function a verb, and the commands that wait for something.
+
+use super::Resource;
+use super::action::Action;
+use super::event::Command;
+use super::link::Connection;
+use super::metadata_writer::Then;
+use super::promotion::Promotion;
+use super::refusal::Refusal;
+use super::state::{Origin, View};
+use super::state_request::Agreement;
+use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
+use crate::generation;
+use crate::model::ids::CommandId;
+use crate::model::state::{ConnectionState, DiskState, Role};
+use crate::wire::packet::UuidFlags;
+
+/// Commands that have not been answered.
+#[derive(Debug, Default)]
+pub(super) struct Commands {
+    pub(super) promotion: Option<Promotion>,
+    pub(super) rejudge_promotion: bool,
+    pub(super) discard_flags_cleared: bool,
+    /// Waits until nothing is under way.
+    pub(super) demotion: Option<CommandId>,
+    /// Demoted; superblocks that are not durable yet.
+    pub(super) demoted: Option<(CommandId, usize)>,
+    detaching: Vec<(usize, CommandId)>,
+    wait_connect: Vec<CommandId>,
+    wait_sync: Vec<(usize, CommandId)>,
+    down: Option<CommandId>,
+    /// Connections to leave at the end of this event.
+    pub(super) disconnect_now: Vec<usize>,
+}
+
+impl Commands {
+    /// Nobody waits for this answer any more.
+    pub(super) fn give_up(&mut self, id: CommandId) {
+        self.wait_connect.retain(|waiting| *waiting != id);
+        self.wait_sync.retain(|(_, waiting)| *waiting != id);
+        if self.demotion == Some(id) {
+            self.demotion = None;
+        }
+    }
+
+    pub(super) fn forget_detach(&mut self, id: CommandId) {
+        self.detaching.retain(|(_, waiting)| *waiting != id);
+    }
+
+    /// A disk has been released; its detach commands are answered by `settle_commands`.
+    pub(super) fn disk_released(&mut self, _volume: usize) {}
+}
+
+impl Resource {
+    pub(super) fn answer(&mut self, id: CommandId, result: Result<(), Refusal>) {
+        self.actions.push(Action::Answer { id, result });
+    }
+
+    pub(super) fn on_command(&mut self, id: CommandId, command: Command) {
+        let result = match command {
+            Command::Attach { volume, facts } => return self.begin_attach(id, volume, facts),
+            Command::Detach { volume, force } => return self.detach(id, volume, force),
+            Command::Connect { discard_my_data } => self.connect(discard_my_data),
+            Command::Disconnect { force } => return self.disconnect(id, force),
+            Command::Primary { force } => return self.begin_promotion(id, force),
+            Command::Secondary => return self.begin_demotion(id),
+            Command::Invalidate { volume } => return self.invalidate(id, volume, false),
+            Command::InvalidateRemote { volume } => return self.invalidate(id, volume, true),
+            Command::Outdate { volume } => return self.outdate(id, volume),
+            Command::PauseSync { volume } => self.set_pause(volume, true),
+            Command::ResumeSync { volume } => self.set_pause(volume, false),
+            Command::SuspendIo => self.set_suspended(true),
+            Command::ResumeIo => self.set_suspended(false),
+            Command::NewCurrentUuid { volume, clear_bitmap } => return self.new_current_uuid(id, volume, clear_bitmap),
+            Command::WaitConnect => return self.commands.wait_connect.push(id),
+            Command::WaitSync { volume } => return self.commands.wait_sync.push((volume, id)),
+            Command::Down => return self.begin_down(id),
+            Command::Adjust { peers, volumes } => {
+                self.adjust(peers, volumes);
+                Ok(())
+            }
+        };
+        self.answer(id, result);
+    }
+
+    fn connect(&mut self, discard_my_data: bool) -> Result<(), Refusal> {
+        if self.peers.is_empty() {
+            return Err(StateRefusal::NoNetConfig.into());
+        }
+        if discard_my_data && self.role == Role::Primary {
+            let refusal = Refusal::configuration(
+                ConfigurationRefusal::DiscardWhilePrimary,
+                "a Primary cannot discard its data: it is in use",
+            );
+            return Err(refusal.next(format!("secondary {}", self.settings.name)));
+        }
+        let idle: Vec<usize> =
+            (0..self.peers.len()).filter(|peer| matches!(self.peers[*peer].connection, Connection::Off)).collect();
+        if idle.is_empty() {
+            return Err(Refusal::configuration(
+                ConfigurationRefusal::AlreadyConnected,
+                format!("{} is connected, or looking for its peer, already", self.settings.name),
+            ));
+        }
+        for peer in idle {
+            self.peers[peer].discard_my_data = discard_my_data;
+            self.peers[peer].reason = None;
+            self.start_connecting(peer, std::time::Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    fn disconnect(&mut self, id: CommandId, force: bool) {
+        let mut asked = false;
+        for peer in 0..self.peers.len() {
+            let connected =
+                (0..self.volumes.len()).any(|volume| self.view(volume, peer).conn >= ConnectionState::Connected);
+            if connected && !force && !asked {
+                asked = true;
+                self.ask_connection(0, peer, ConnectionState::Disconnecting, Agreement::Disconnect(id));
+            } else if self.peers[peer].conn != ConnectionState::StandAlone {
+                self.leave(peer);
+            }
+        }
+        if !asked {
+            self.answer(id, Ok(()));
+        }
+    }
+
+    fn leave(&mut self, peer: usize) {
+        self.end_link(peer, ConnectionState::Disconnecting);
+        self.peers[peer].reason = Some("disconnected by the operator".into());
+    }
+
+    fn detach(&mut self, id: CommandId, volume: usize, force: bool) {
+        if let Err(refusal) = self.refuse_without_disk(volume) {
+            return self.answer(id, Err(refusal));
+        }
+        self.commands.detaching.push((volume, id));
+        if force {
+            return self.fail_disk(volume);
+        }
+        for peer in 0..self.peers.len() {
+            let view = self.view(volume, peer);
+            let wanted = View { disk: DiskState::Failed, ..view };
+            let judged = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish);
+            if let Err(code) = judged {
+                self.commands.forget_detach(id);
+                let sentence = format!("{}: this is the only good copy that is in use", code.text());
+                let refusal = Refusal::state(code, sentence).next(format!("secondary {}", self.settings.name));
+                return self.answer(id, Err(refusal));
+            }
+            if view.conn >= ConnectionState::Connected {
+                return self.ask_to_detach(volume, peer, id);
+            }
+        }
+        self.begin_close(volume);
+    }
+
+    fn invalidate(&mut self, id: CommandId, volume: usize, remote: bool) {
+        for peer in 0..self.peers.len() {
+            let view = self.view(volume, peer);
+            let conn = if remote { ConnectionState::StartingSyncS } else { ConnectionState::StartingSyncT };
+            let wanted = View { conn, ..view };
+            if view.conn < ConnectionState::Connected {
+                return self.invalidate_alone(id, volume, peer, remote);
+            }
+            if let Err(code) = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish) {
+                return self.answer(id, Err(code.into()));
+            }
+            let agreement = if remote { Agreement::InvalidateRemote(id) } else { Agreement::Invalidate(id) };
+            return self.ask_connection(volume, peer, conn, agreement);
+        }
+        self.answer(id, Err(StateRefusal::NoNetConfig.into()));
+    }
+
+    /// Without a connection only what concerns nobody else is allowed.
+    fn invalidate_alone(&mut self, id: CommandId, volume: usize, peer: usize, remote: bool) {
+        let stand_alone = self.peers[peer].conn == ConnectionState::StandAlone;
+        let right_role = self.role == if remote { Role::Primary } else { Role::Secondary };
+        if !stand_alone || !right_role || !self.volumes[volume].has_disk() {
+            let refusal = Refusal::from(StateRefusal::NeedConnection).next(format!("connect {}", self.settings.name));
+            return self.answer(id, Err(refusal));
+        }
+        self.set_all_bits(volume, peer);
+        let view = self.view(volume, peer);
+        let new = if remote {
+            View { pdsk: DiskState::Inconsistent, ..view }
+        } else {
+            View { disk: DiskState::Inconsistent, ..view }
+        };
+        self.change_fact(volume, peer, new);
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            disk.after_pages(Then::Answer(id));
+        }
+        self.superblock_changed(volume);
+    }
+
+    fn outdate(&mut self, id: CommandId, volume: usize) {
+        if let Err(refusal) = self.refuse_without_disk(volume) {
+            return self.answer(id, Err(refusal));
+        }
+        for peer in 0..self.peers.len() {
+            let view = self.view(volume, peer);
+            if let Err(code) = self.change(volume, peer, View { disk: DiskState::Outdated, ..view }, Origin::Wish) {
+                let sentence =
+                    format!("{}; volume {} is {}", code.text(), self.volumes[volume].settings.number, view.disk);
+                return self.answer(id, Err(Refusal::state(code, sentence)));
+            }
+        }
+        self.after_superblock(volume, Then::Answer(id));
+    }
+
+    fn set_pause(&mut self, volume: usize, pause: bool) -> Result<(), Refusal> {
+        for peer in 0..self.peers.len() {
+            let view = self.view(volume, peer);
+            if view.user_isp == pause {
+                let code =
+                    if pause { ConfigurationRefusal::PauseAlreadySet } else { ConfigurationRefusal::PauseAlreadyClear };
+                return Err(Refusal::configuration(code, code.text()));
+            }
+            self.change_fact(volume, peer, View { user_isp: pause, ..view });
+        }
+        Ok(())
+    }
+
+    fn set_suspended(&mut self, suspended: bool) -> Result<(), Refusal> {
+        self.suspended = suspended;
+        if !suspended {
+            self.suspended_no_data = false;
+            for volume in 0..self.volumes.len() {
+                self.release_frozen(volume);
+                self.settle_blocked(volume);
+            }
+        }
+        Ok(())
+    }
+
+    fn new_current_uuid(&mut self, id: CommandId, volume: usize, clear_bitmap: bool) {
+        if let Err(refusal) = self.refuse_without_disk(volume) {
+            return self.answer(id, Err(refusal));
+        }
+        for peer in 0..self.peers.len() {
+            let view = self.view(volume, peer);
+            let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
+            let (random, primary) = (self.random.next_u64(), self.role == Role::Primary);
+            let fresh = self.own_tuple(volume, peer).is_some_and(|own| own.current.is_just_created());
+            let skip = clear_bitmap && fresh && view.conn == ConnectionState::Connected && self.version(peer) >= 90;
+            if !skip && view.conn != ConnectionState::StandAlone {
+                let code = ConfigurationRefusal::ConnectedAlready;
+                let refusal =
+                    Refusal::configuration(code, code.text()).next(format!("disconnect {}", self.settings.name));
+                return self.answer(id, Err(refusal));
+            }
+            let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
+            let generations = &mut disk.superblock.generations;
+            if skip {
+                generation::skip_initial_sync(generations, index, random, primary, rules);
+            } else {
+                generation::new_current_by_admin(generations, index, random, primary, rules);
+            }
+            if clear_bitmap {
+                (0..disk.bitmap.slots()).for_each(|slot| disk.bitmap.clear_all(slot));
+            }
+            if skip {
+                self.send_uuids_with(volume, peer, UuidFlags::SKIP_INITIAL_SYNC);
+                self.change_fact(volume, peer, View { disk: DiskState::UpToDate, pdsk: DiskState::UpToDate, ..view });
+            }
+        }
+        self.after_superblock(volume, Then::Answer(id));
+    }
+
+    fn begin_down(&mut self, id: CommandId) {
+        if let Some(volume) = self.volumes.iter().find(|volume| volume.openers > 0) {
+            let (number, openers) = (volume.settings.number, volume.openers);
+            let sentence = format!("{}: {openers} clients have volume {number} open", StateRefusal::DeviceInUse.text());
+            return self.answer(id, Err(Refusal::state(StateRefusal::DeviceInUse, sentence)));
+        }
+        self.commands.down = Some(id);
+    }
+
+    fn adjust(&mut self, peers: Vec<super::settings::PeerSettings>, volumes: Vec<super::settings::VolumeSettings>) {
+        for (state, settings) in self.peers.iter_mut().zip(peers) {
+            state.settings = settings;
+        }
+        for (state, settings) in self.volumes.iter_mut().zip(volumes) {
+            state.settings = settings;
+        }
+    }
+
+    /// Commands that wait for a state are answered when it holds.
+    pub(super) fn settle_commands(&mut self) {
+        for peer in std::mem::take(&mut self.commands.disconnect_now) {
+            self.leave(peer);
+        }
+        self.settle_promotion();
+        self.settle_demotion();
+        self.settle_detaching();
+        self.settle_waiting();
+        self.settle_down();
+    }
+
+    fn settle_detaching(&mut self) {
+        let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.commands.detaching)
+            .into_iter()
+            .partition(|(volume, _)| self.volumes[*volume].disk_state == DiskState::Diskless);
+        self.commands.detaching.extend(left);
+        for (_, id) in gone {
+            self.answer(id, Ok(()));
+        }
+    }
+
+    fn settle_waiting(&mut self) {
+        if !self.commands.wait_connect.is_empty() {
+            let connected = (0..self.peers.len()).all(|peer| {
+                (0..self.volumes.len()).all(|volume| self.view(volume, peer).conn >= ConnectionState::Connected)
+            });
+            if connected {
+                for id in std::mem::take(&mut self.commands.wait_connect) {
+                    self.answer(id, Ok(()));
+                }
+            }
+        }
+        let (done, left): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.commands.wait_sync).into_iter().partition(|(volume, _)| {
+                (0..self.peers.len()).all(|peer| self.view(*volume, peer).conn == ConnectionState::Connected)
+            });
+        self.commands.wait_sync.extend(left);
+        for (_, id) in done {
+            self.answer(id, Ok(()));
+        }
+    }
+
+    /// Down: demote, leave, detach, in this order, as each becomes possible.
+    fn settle_down(&mut self) {
+        let Some(id) = self.commands.down else { return };
+        if self.role == Role::Primary {
+            if self.commands.demotion.is_none() && self.commands.promotion.is_none() {
+                self.commands.demotion = Some(CommandId(u64::MAX));
+                self.settle_demotion();
+            }
+            return;
+        }
+        self.going_down = true;
+        for peer in 0..self.peers.len() {
+            if self.peers[peer].conn != ConnectionState::StandAlone {
+                self.leave(peer);
+            }
+        }
+        for volume in 0..self.volumes.len() {
+            let state = &self.volumes[volume];
+            if state.disk.as_ref().is_some_and(|disk| disk.closing.is_none()) && state.disk_state > DiskState::Failed {
+                let drained = (0..self.peers.len()).all(|peer| self.is_drained(peer));
+                if drained {
+                    self.begin_close(volume);
+                    self.settle_disk(volume);
+                }
+            }
+        }
+        if self.volumes.iter().all(|volume| volume.disk_state == DiskState::Diskless) {
+            self.commands.down = None;
+            self.going_down = false;
+            self.answer(id, Ok(()));
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Is the peer still there: pings, time-outs, and everything of a connection that has a deadline.
+//!
+//! The meta stream is pinged when nothing was received for `ping-int`; anything received counts as life. A write or an epoch
+//! that is not confirmed within `timeout` × `ko-count`, or a socket that takes nothing for as long, ends the connection.
+
+use std::time::Duration;
+
+use super::Resource;
+use super::link::{Connection, Link, Phase};
+use crate::model::state::ConnectionState;
+use crate::model::time::Instant;
+use crate::wire::framing::Stream;
+use crate::wire::packet::Packet;
+
+impl Resource {
+    pub(super) fn peer_deadline(&self, peer: usize) -> Option<Instant> {
+        match &self.peers[peer].connection {
+            Connection::Off => None,
+            Connection::Establishing(establish) => establish.next_deadline(),
+            Connection::Linked(link) => {
+                let resync = (0..self.volumes.len()).filter_map(|volume| self.resync_deadline(volume, peer));
+                let link =
+                    [self.handshake_deadline(peer, link), Some(self.ping_deadline(peer, link)), self.knock_out(peer)];
+                link.into_iter().flatten().chain(resync).min()
+            }
+        }
+    }
+
+    /// Two kernels wait half a second before they say anything; a handshake that takes much longer is none.
+    fn handshake_deadline(&self, peer: usize, link: &Link) -> Option<Instant> {
+        let patience = 4 * self.peers[peer].settings.ping_timeout + Duration::from_secs(2);
+        (!matches!(link.phase, Phase::Up)).then(|| link.opened + patience)
+    }
+
+    fn ping_deadline(&self, peer: usize, link: &Link) -> Instant {
+        let settings = &self.peers[peer].settings;
+        match link.ping_sent {
+            Some(sent) => sent + settings.ping_timeout,
+            None => link.last_received + settings.ping_interval,
+        }
+    }
+
+    /// When the peer has taken too long with what we sent.
+    fn knock_out(&self, peer: usize) -> Option<Instant> {
+        let settings = &self.peers[peer].settings;
+        if settings.ko_count == 0 {
+            return None;
+        }
+        let patience = settings.timeout * settings.ko_count;
+        let oldest = self.peers[peer].log.oldest();
+        let stuck = self.peers[peer].link().filter(|_| self.backlog(peer) > 0).map(|link| link.data_progress);
+        [oldest, stuck].into_iter().flatten().min().map(|since| since + patience)
+    }
+
+    pub(super) fn on_peer_timer(&mut self, peer: usize) {
+        match &self.peers[peer].connection {
+            Connection::Off => {}
+            Connection::Establishing(_) => self.on_establish_timer(peer),
+            Connection::Linked(_) => self.on_link_timer(peer),
+        }
+    }
+
+    fn on_link_timer(&mut self, peer: usize) {
+        let now = self.now;
+        let link = self.peers[peer].link().expect("the caller has seen it");
+        if self.handshake_deadline(peer, link).is_some_and(|at| at <= now) {
+            return self.lose_connection(peer, ConnectionState::Timeout, "the handshake took too long");
+        }
+        if self.knock_out(peer).is_some_and(|at| at <= now) {
+            let settings = &self.peers[peer].settings;
+            let reason = format!(
+                "Remote failed to finish a request within ko-count ({}) * timeout ({} * 0.1s)",
+                settings.ko_count,
+                settings.timeout.as_millis() / 100
+            );
+            return self.lose_connection(peer, ConnectionState::Timeout, &reason);
+        }
+        if self.ping_deadline(peer, link) <= now {
+            match link.ping_sent {
+                Some(sent) if link.last_received < sent => {
+                    let reason = "PingAck did not arrive in time.";
+                    return self.lose_connection(peer, ConnectionState::NetworkFailure, reason);
+                }
+                Some(_) => self.peers[peer].link_mut().expect("still there").ping_sent = None,
+                None => self.ping(peer),
+            }
+        }
+        for volume in 0..self.volumes.len() {
+            self.on_resync_tick(volume, peer);
+        }
+    }
+
+    /// Asks the peer for a sign of life.
+    pub(super) fn ping(&mut self, peer: usize) {
+        let now = self.now;
+        if let Some(link) = self.peers[peer].link_mut() {
+            link.ping_sent = Some(now);
+            self.send_connection(peer, Stream::Meta, &Packet::Ping);
+        }
+    }
+
+    pub(super) fn on_ping_ack(&mut self, peer: usize) {
+        if let Some(link) = self.peers[peer].link_mut() {
+            link.ping_sent = None;
+        }
+        self.on_ping_ack_for_resync(peer);
+        self.retry_promotion();
+    }
+}

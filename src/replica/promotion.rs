@@ -1,0 +1,354 @@
+//! Becoming Primary and Secondary.
+//!
+//! ```text
+//! promote: rules ─▶ (peer agrees, volume by volume) ─▶ (forced: new generation durable, told) ─▶ role ─▶ superblock ─▶ writes
+//! demote:  nobody has it open ─▶ nothing under way, every epoch confirmed ─▶ role ─▶ pages, superblock ─▶ done
+//! ```
+
+use super::Resource;
+use super::action::LogLevel;
+use super::metadata_writer::Then;
+use super::refusal::Refusal;
+use super::state::{Origin, View, transition};
+use crate::control::refusal::StateRefusal;
+use crate::generation;
+use crate::model::ids::CommandId;
+use crate::model::state::{ConnectionState, DiskState, Role};
+
+/// A promotion under way.
+#[derive(Clone, Debug)]
+pub(super) struct Promotion {
+    id: CommandId,
+    force: bool,
+    /// Volumes whose data is declared good.
+    forced: Vec<bool>,
+    /// A refusal for the peer's being Primary is tried once more after a sign of life.
+    retried: bool,
+    waiting_for_ping: bool,
+    waiting_for_drain: bool,
+    /// Superblocks of forced generations, then of the role, that are not durable yet.
+    superblocks_left: usize,
+}
+
+impl Resource {
+    pub(super) fn begin_promotion(&mut self, id: CommandId, force: bool) {
+        if self.role == Role::Primary {
+            return self.answer(id, Ok(()));
+        }
+        if self.commands.promotion.is_some() || self.commands.demotion.is_some() {
+            let refusal = Refusal::state(StateRefusal::InTransientState, "another role change is under way; try again");
+            return self.answer(id, Err(refusal));
+        }
+        self.commands.promotion = Some(Promotion {
+            id,
+            force,
+            forced: vec![false; self.volumes.len()],
+            retried: false,
+            waiting_for_ping: false,
+            waiting_for_drain: false,
+            superblocks_left: 0,
+        });
+        self.judge_promotion();
+    }
+
+    /// The rules, for every volume towards every peer.
+    fn judge_promotion(&mut self) {
+        let Some(mut promotion) = self.commands.promotion.clone() else { return };
+        if !(0..self.peers.len()).all(|peer| self.is_drained(peer)) {
+            // The dead Primary's last writes must be on the disk before ours.
+            promotion.waiting_for_drain = true;
+            self.commands.promotion = Some(promotion);
+            return;
+        }
+        promotion.waiting_for_drain = false;
+        match self.promotion_refusal(&mut promotion) {
+            None => {
+                self.commands.promotion = Some(promotion);
+                self.agree_on_promotion(0);
+            }
+            Some(refusal) if self.may_retry(&refusal, &promotion) => {
+                promotion.retried = true;
+                promotion.waiting_for_ping = true;
+                self.commands.promotion = Some(promotion);
+                (0..self.peers.len()).for_each(|peer| self.ping(peer));
+            }
+            Some(refusal) => {
+                self.commands.promotion = None;
+                self.answer(promotion.id, Err(refusal));
+            }
+        }
+    }
+
+    fn may_retry(&self, refusal: &Refusal, promotion: &Promotion) -> bool {
+        let two = refusal.code == super::refusal::Code::State(StateRefusal::TwoPrimaries);
+        two && !promotion.retried && self.peers.iter().any(|peer| peer.link().is_some())
+    }
+
+    fn promotion_refusal(&self, promotion: &mut Promotion) -> Option<Refusal> {
+        for volume in 0..self.volumes.len() {
+            if self.peers.is_empty() && self.volumes[volume].disk_state < DiskState::UpToDate {
+                return Some(self.explain_promotion(volume, 0, StateRefusal::NoUpToDateDisk));
+            }
+            for peer in 0..self.peers.len() {
+                let old = self.view(volume, peer);
+                let wanted = View { role: Role::Primary, ..old };
+                let refusal = transition(old, wanted, self.rules(volume, peer), Origin::Wish).err();
+                match refusal {
+                    None => {}
+                    Some(StateRefusal::NoUpToDateDisk) if promotion.force && may_be_forced(old.disk) => {
+                        promotion.forced[volume] = true;
+                    }
+                    Some(code) => return Some(self.explain_promotion(volume, peer, code)),
+                }
+            }
+        }
+        None
+    }
+
+    fn explain_promotion(&self, volume: usize, peer: usize, code: StateRefusal) -> Refusal {
+        let resource = &self.settings.name;
+        let number = self.volumes[volume].settings.number;
+        let disk = self.volumes[volume].disk_state;
+        let Some(towards) = self.peers.get(peer) else {
+            return Refusal::state(code, format!("{}; volume {number} is {disk}", code.text()));
+        };
+        let name = &towards.settings.name;
+        match code {
+            StateRefusal::TwoPrimaries => Refusal::state(code, format!("{}: {name} is Primary", code.text()))
+                .next(format!("secondary {resource}")),
+            StateRefusal::NoUpToDateDisk => {
+                let view = self.view(volume, peer);
+                let sentence = format!("{}: volume {number} is {disk} here and {} on {name}", code.text(), view.pdsk);
+                let next = if disk == DiskState::Diskless {
+                    format!("attach {resource}")
+                } else if view.conn >= ConnectionState::Connected {
+                    format!("primary --force {resource}")
+                } else {
+                    format!("connect {resource}")
+                };
+                Refusal::state(code, sentence).next(next)
+            }
+            code => Refusal::state(code, code.text()).next(format!("why {resource}")),
+        }
+    }
+
+    /// Asks the peer about each volume in turn; when all agree, goes on.
+    fn agree_on_promotion(&mut self, from: usize) {
+        let Some(promotion) = self.commands.promotion.clone() else { return };
+        for volume in from..self.volumes.len() {
+            let asked = (0..self.peers.len()).find(|peer| self.view(volume, *peer).conn >= ConnectionState::Connected);
+            if let Some(peer) = asked {
+                return self.ask_to_promote(volume, peer, promotion.forced[volume], promotion.id);
+            }
+        }
+        self.promote();
+    }
+
+    pub(super) fn promotion_agreed(&mut self, volume: usize, _id: CommandId) {
+        self.agree_on_promotion(volume + 1);
+    }
+
+    /// The connection ended while the peer was asked: judge again.
+    pub(super) fn restart_promotion(&mut self, _id: CommandId) {
+        self.commands.rejudge_promotion = true;
+    }
+
+    /// A sign of life, or its absence: a refused promotion is tried once more.
+    pub(super) fn retry_promotion(&mut self) {
+        if self.commands.promotion.as_ref().is_some_and(|promotion| promotion.waiting_for_ping) {
+            self.commands.rejudge_promotion = true;
+        }
+    }
+
+    /// Called at the end of each event.
+    pub(super) fn settle_promotion(&mut self) {
+        let waits = self.commands.promotion.as_ref();
+        let drain = waits.is_some_and(|promotion| promotion.waiting_for_drain);
+        let ping = waits.is_some_and(|promotion| promotion.waiting_for_ping)
+            && self.peers.iter().all(|peer| peer.link().is_none());
+        if std::mem::take(&mut self.commands.rejudge_promotion) || drain || ping {
+            if let Some(promotion) = self.commands.promotion.as_mut() {
+                promotion.waiting_for_ping = false;
+            }
+            self.judge_promotion();
+        }
+    }
+
+    /// Everybody agrees. Data that is declared good gets its new generation first.
+    fn promote(&mut self) {
+        let Some(mut promotion) = self.commands.promotion.clone() else { return };
+        let forced: Vec<usize> = (0..self.volumes.len()).filter(|volume| promotion.forced[*volume]).collect();
+        if forced.is_empty() {
+            return self.take_role();
+        }
+        promotion.superblocks_left = forced.len();
+        self.commands.promotion = Some(promotion);
+        for volume in forced {
+            for peer in 0..self.peers.len() {
+                self.begin_generation(volume, peer);
+            }
+            self.volumes[volume].after_superblock(Then::Forced);
+        }
+    }
+
+    /// A forced generation is durable: the peer must know it before it learns of the role.
+    pub(super) fn forced_generation_is_durable(&mut self, volume: usize) {
+        self.tell_generation(volume);
+        let Some(promotion) = self.commands.promotion.as_mut() else { return };
+        promotion.superblocks_left -= 1;
+        if promotion.superblocks_left == 0 {
+            self.take_role();
+        }
+    }
+
+    fn take_role(&mut self) {
+        let Some(promotion) = self.commands.promotion.clone() else { return };
+        for volume in 0..self.volumes.len() {
+            for peer in 0..self.peers.len() {
+                let view = self.view(volume, peer);
+                let disk = if promotion.forced[volume] { DiskState::UpToDate } else { view.disk };
+                // A lone node's consistent data becomes current by being promoted.
+                self.change_fact(volume, peer, View { role: Role::Primary, disk, ..view });
+            }
+        }
+        self.role = Role::Primary;
+        self.commands.discard_flags_cleared = true;
+        self.peers.iter_mut().for_each(|peer| peer.discard_my_data = false);
+        let disks: Vec<usize> = (0..self.volumes.len()).filter(|volume| self.volumes[*volume].has_disk()).collect();
+        self.commands.promotion = Some(Promotion { superblocks_left: disks.len(), ..promotion });
+        for volume in &disks {
+            self.take_role_on_disk(*volume);
+        }
+        if disks.is_empty() {
+            self.promotion_is_done();
+        }
+    }
+
+    fn take_role_on_disk(&mut self, volume: usize) {
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            generation::become_primary(&mut disk.superblock.generations);
+        }
+        for peer in 0..self.peers.len() {
+            let view = self.view(volume, peer);
+            if view.conn < ConnectionState::Connected || view.pdsk <= DiskState::Failed {
+                self.begin_generation_if_none(volume, peer);
+            }
+        }
+        let version = self.superblock_changed(volume);
+        self.volumes[volume].promotion_gate = version;
+        self.volumes[volume].after_superblock(Then::Promoted);
+    }
+
+    /// Whether the role is not durable yet: no request may begin.
+    pub(super) fn promotion_is_pending(&self, volume: usize) -> bool {
+        let state = &self.volumes[volume];
+        let gate = state
+            .promotion_gate
+            .is_some_and(|version| state.disk.as_ref().is_some_and(|disk| !disk.writer.is_durable(version)));
+        gate || self.commands.demotion.is_some()
+    }
+
+    pub(super) fn promoted_on_disk(&mut self, volume: usize) {
+        self.volumes[volume].promotion_gate = None;
+        if let Some(promotion) = self.commands.promotion.as_mut() {
+            promotion.superblocks_left = promotion.superblocks_left.saturating_sub(1);
+            if promotion.superblocks_left == 0 {
+                self.promotion_is_done();
+            }
+        }
+        self.settle_blocked(volume);
+    }
+
+    /// A disk that goes away during a promotion is waited for no more.
+    pub(super) fn promotion_lost_disk(&mut self) {
+        let left = self.commands.promotion.as_mut().map(|promotion| {
+            promotion.superblocks_left = promotion.superblocks_left.saturating_sub(1);
+            promotion.superblocks_left
+        });
+        if left == Some(0) && self.role == Role::Primary {
+            self.promotion_is_done();
+        }
+    }
+
+    fn promotion_is_done(&mut self) {
+        if let Some(promotion) = self.commands.promotion.take() {
+            self.log(LogLevel::Info, "this node is Primary");
+            self.answer(promotion.id, Ok(()));
+        }
+    }
+
+    pub(super) fn begin_demotion(&mut self, id: CommandId) {
+        if self.role == Role::Secondary && self.commands.promotion.is_none() {
+            return self.answer(id, Ok(()));
+        }
+        if self.commands.promotion.is_some() || self.commands.demotion.is_some() {
+            let refusal = Refusal::state(StateRefusal::InTransientState, "another role change is under way; try again");
+            return self.answer(id, Err(refusal));
+        }
+        if let Some(volume) = self.volumes.iter().find(|volume| volume.openers > 0) {
+            let (number, openers) = (volume.settings.number, volume.openers);
+            let sentence = format!("{}: {openers} clients have volume {number} open", StateRefusal::DeviceInUse.text());
+            let refusal = Refusal::state(StateRefusal::DeviceInUse, sentence);
+            return self.answer(id, Err(refusal));
+        }
+        self.commands.demotion = Some(id);
+    }
+
+    /// Called at the end of each event: demote when nothing is under way.
+    pub(super) fn settle_demotion(&mut self) {
+        let Some(id) = self.commands.demotion else { return };
+        let busy = (0..self.volumes.len()).any(|volume| !self.is_quiet(volume))
+            || self.peers.iter().any(|peer| peer.log.len() > 0)
+            || !self.writes.is_empty();
+        if busy {
+            (0..self.peers.len()).for_each(|peer| self.close_epoch(peer));
+            return;
+        }
+        self.commands.demotion = None;
+        self.demote(id);
+    }
+
+    fn demote(&mut self, id: CommandId) {
+        for volume in 0..self.volumes.len() {
+            if let Some(disk) = self.volumes[volume].disk.as_mut() {
+                generation::become_secondary(&mut disk.superblock.generations);
+            }
+        }
+        for volume in 0..self.volumes.len() {
+            for peer in 0..self.peers.len() {
+                let view = self.view(volume, peer);
+                self.change_fact(volume, peer, View { role: Role::Secondary, susp_nod: false, ..view });
+            }
+        }
+        self.role = Role::Secondary;
+        self.log(LogLevel::Info, "this node is Secondary");
+        let disks: Vec<usize> = (0..self.volumes.len()).filter(|volume| self.volumes[*volume].has_disk()).collect();
+        self.commands.demoted = Some((id, disks.len()));
+        for volume in &disks {
+            // Bits first: the log vouches for them only while PRIMARY_IND is set.
+            if let Some(disk) = self.volumes[*volume].disk.as_mut() {
+                disk.after_pages(Then::DemotedPages);
+            }
+        }
+        if disks.is_empty() {
+            self.demoted_on_disk();
+        }
+    }
+
+    pub(super) fn demoted_pages(&mut self, volume: usize) {
+        self.after_superblock(volume, Then::Demoted);
+    }
+
+    pub(super) fn demoted_on_disk(&mut self) {
+        let Some((id, left)) = self.commands.demoted.take() else { return };
+        if left > 1 {
+            self.commands.demoted = Some((id, left - 1));
+        } else {
+            self.answer(id, Ok(()));
+        }
+    }
+}
+
+fn may_be_forced(disk: DiskState) -> bool {
+    (DiskState::Inconsistent..DiskState::UpToDate).contains(&disk)
+}

@@ -1,0 +1,261 @@
+//! Changes that both nodes must agree to: asking the peer, and being asked.
+//!
+//! The asker sends which bits of *its* state shall change; the asked one reads them from its own side (role ↔ peer, disk ↔
+//! peer disk), checks its rules, applies, answers. When both ask at once, the node with the conflict flag refuses.
+
+use super::Resource;
+use super::action::LogLevel;
+use super::metadata_writer::Then;
+use super::refusal::Refusal;
+use super::state::{Origin, View};
+use crate::control::refusal::StateRefusal;
+use crate::model::ids::CommandId;
+use crate::model::state::{ConnectionState, DiskState, Role, StateWord};
+use crate::wire::framing::Stream;
+use crate::wire::packet::{Packet, StateChange};
+
+const ROLE_MASK: u8 = 3;
+const CONN_MASK: u8 = 31;
+const DISK_MASK: u8 = 15;
+
+/// What we do when the peer agrees.
+#[derive(Clone, Debug)]
+pub(super) enum Agreement {
+    Promote(CommandId),
+    Detach(CommandId),
+    Disconnect(CommandId),
+    Invalidate(CommandId),
+    InvalidateRemote(CommandId),
+}
+
+impl Agreement {
+    fn command(&self) -> CommandId {
+        match self {
+            Self::Promote(id)
+            | Self::Detach(id)
+            | Self::Disconnect(id)
+            | Self::Invalidate(id)
+            | Self::InvalidateRemote(id) => *id,
+        }
+    }
+}
+
+/// A question the peer has not answered.
+#[derive(Clone, Debug)]
+pub(super) struct PeerRequest {
+    volume: usize,
+    agreement: Agreement,
+}
+
+/// The bits of a state change request.
+fn change(mask: StateWord, value: StateWord) -> StateChange {
+    StateChange { mask, value }
+}
+
+impl Resource {
+    /// Asks the peer. One question at a time.
+    fn ask_peer(&mut self, volume: usize, peer: usize, change: StateChange, agreement: Agreement) {
+        if self.peers[peer].request.is_some() {
+            let refusal =
+                Refusal::state(StateRefusal::InTransientState, "another change is being agreed on; try again");
+            return self.answer(agreement.command(), Err(refusal));
+        }
+        let whole = matches!(agreement, Agreement::Disconnect(_)) && self.version(peer) >= 100;
+        self.peers[peer].request = Some(PeerRequest { volume, agreement });
+        if whole {
+            self.send_connection(peer, Stream::Data, &Packet::ConnectionStateChangeRequest(change));
+        } else {
+            self.send(peer, Stream::Data, volume, &Packet::StateChangeRequest(change));
+        }
+    }
+
+    pub(super) fn ask_to_promote(&mut self, volume: usize, peer: usize, forced: bool, id: CommandId) {
+        let mut mask = StateWord::default().with_role(ROLE_MASK);
+        let mut value = StateWord::default().with_role(Role::Primary.number());
+        if forced {
+            mask = mask.with_disk(DISK_MASK);
+            value = value.with_disk(DiskState::UpToDate.number());
+        }
+        self.ask_peer(volume, peer, change(mask, value), Agreement::Promote(id));
+    }
+
+    pub(super) fn ask_to_detach(&mut self, volume: usize, peer: usize, id: CommandId) {
+        let mask = StateWord::default().with_disk(DISK_MASK);
+        let value = StateWord::default().with_disk(DiskState::Failed.number());
+        self.ask_peer(volume, peer, change(mask, value), Agreement::Detach(id));
+    }
+
+    pub(super) fn ask_connection(&mut self, volume: usize, peer: usize, conn: ConnectionState, agreement: Agreement) {
+        let mask = StateWord::default().with_conn(CONN_MASK);
+        let value = StateWord::default().with_conn(conn.number());
+        self.ask_peer(volume, peer, change(mask, value), agreement);
+    }
+
+    /// The peer's answer.
+    pub(super) fn on_change_reply(&mut self, peer: usize, code: i32) {
+        let Some(PeerRequest { volume, agreement }) = self.peers[peer].request.take() else { return };
+        if code < 1 {
+            let text = StateRefusal::from_number(code).map_or("unknown error", StateRefusal::text);
+            let name = &self.peers[peer].settings.name;
+            let sentence = format!("State change was refused by peer node {name}: ({code}) {text}");
+            let refusal = Refusal::state(StateRefusal::FailedByPeer, sentence);
+            return self.on_refused(agreement, refusal);
+        }
+        match agreement {
+            Agreement::Promote(id) => self.promotion_agreed(volume, id),
+            Agreement::Detach(_) => self.begin_close(volume),
+            Agreement::Disconnect(id) => {
+                self.end_link(peer, ConnectionState::Disconnecting);
+                self.peers[peer].reason = Some("disconnected by the operator".into());
+                self.answer(id, Ok(()));
+            }
+            Agreement::Invalidate(id) => {
+                self.start_full_sync(volume, peer, ConnectionState::StartingSyncT);
+                self.answer(id, Ok(()));
+            }
+            Agreement::InvalidateRemote(id) => {
+                self.start_full_sync(volume, peer, ConnectionState::StartingSyncS);
+                self.answer(id, Ok(()));
+            }
+        }
+    }
+
+    fn on_refused(&mut self, agreement: Agreement, refusal: Refusal) {
+        if let Agreement::Detach(id) = agreement {
+            self.commands.forget_detach(id);
+        }
+        if matches!(agreement, Agreement::Promote(_)) {
+            self.commands.promotion = None;
+        }
+        self.answer(agreement.command(), Err(refusal));
+    }
+
+    /// The connection is gone before the peer answered.
+    pub(super) fn give_up_peer_request(&mut self, peer: usize) {
+        let Some(PeerRequest { volume, agreement }) = self.peers[peer].request.take() else { return };
+        match agreement {
+            // Alone again: the rules decide anew, without the peer.
+            Agreement::Promote(id) => self.restart_promotion(id),
+            Agreement::Detach(_) => self.begin_close(volume),
+            Agreement::Disconnect(id) => {
+                self.commands.disconnect_now.push(peer);
+                self.answer(id, Ok(()));
+            }
+            Agreement::Invalidate(id) | Agreement::InvalidateRemote(id) => {
+                let refusal = Refusal::state(StateRefusal::NeedConnection, "the connection was lost meanwhile");
+                self.answer(id, Err(refusal));
+            }
+        }
+    }
+
+    /// The peer asks about a volume.
+    pub(super) fn on_change_request(&mut self, volume: usize, peer: usize, change: StateChange) {
+        let code = self.agree(volume, peer, change);
+        self.send(peer, Stream::Meta, volume, &Packet::StateChangeReply(code));
+        if code >= 1 {
+            self.after_agreeing(volume, peer);
+        }
+    }
+
+    fn agree(&mut self, volume: usize, peer: usize, change: StateChange) -> i32 {
+        let busy = self.peers[peer].request.is_some() && self.peers[peer].link().is_some_and(|link| link.resolve);
+        if busy {
+            return StateRefusal::ConcurrentStateChange.number();
+        }
+        let old = self.view(volume, peer);
+        let Some(new) = mirror(old, change) else { return StateRefusal::NotSupported.number() };
+        if new.conn == ConnectionState::TearDown {
+            self.note_leaving(peer);
+            return 1;
+        }
+        // Our openers are no reason against a change of the peer's.
+        let openers = std::mem::take(&mut self.volumes[volume].openers);
+        let changed = self.change(volume, peer, new, Origin::Wish);
+        self.volumes[volume].openers = openers;
+        match changed {
+            Ok(()) => 1,
+            Err(refusal) => {
+                self.log(LogLevel::Info, format!("refused a change the peer asked for: {refusal}"));
+                refusal.number()
+            }
+        }
+    }
+
+    /// Full syncs that the peer asked for begin here.
+    fn after_agreeing(&mut self, volume: usize, peer: usize) {
+        let conn = self.view(volume, peer).conn;
+        if matches!(conn, ConnectionState::StartingSyncS | ConnectionState::StartingSyncT) {
+            self.start_full_sync(volume, peer, conn);
+        }
+    }
+
+    /// Every bit is set on both sides by itself; no bitmaps are exchanged.
+    fn start_full_sync(&mut self, volume: usize, peer: usize, conn: ConnectionState) {
+        let view = self.view(volume, peer);
+        self.change_fact(volume, peer, View { conn, ..view });
+        self.set_all_bits(volume, peer);
+        let view = self.view(volume, peer);
+        if view.conn == ConnectionState::StartingSyncT {
+            self.change_fact(volume, peer, View { conn: ConnectionState::WfSyncUuid, ..view });
+        } else if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            disk.after_pages(Then::SourcePages(peer));
+        }
+    }
+
+    /// The peer asks about the whole connection: to leave.
+    pub(super) fn on_connection_change_request(&mut self, peer: usize, change: StateChange) {
+        let leaving = change.mask.conn() == CONN_MASK && change.value.conn() == ConnectionState::Disconnecting.number();
+        let code = if leaving { 1 } else { StateRefusal::NotSupported.number() };
+        self.send_connection(peer, Stream::Meta, &Packet::ConnectionStateChangeReply(code));
+        if !leaving {
+            return;
+        }
+        if change.mask.disk() == DISK_MASK && change.value.disk() == DiskState::Outdated.number() {
+            for volume in 0..self.volumes.len() {
+                self.peers[peer].volumes[volume].pdsk = DiskState::Outdated;
+            }
+        }
+        self.note_leaving(peer);
+    }
+
+    fn note_leaving(&mut self, peer: usize) {
+        if let Some(link) = self.peers[peer].link_mut() {
+            link.leaving = true;
+        }
+    }
+
+    /// P_PROTOCOL while connected: applies to what the peer sends from here on.
+    pub(super) fn on_protocol_update(&mut self, peer: usize, theirs: crate::wire::packet::Protocol) {
+        let digest =
+            crate::wire::auth::DigestAlgorithm::from_name(&theirs.integrity_alg).map_or(0, |digest| digest.bytes());
+        if let Some(link) = self.peers[peer].link_mut() {
+            link.data_reader.set_digest_bytes(digest);
+            link.peer_protocol = Some(theirs);
+        }
+    }
+}
+
+/// The state we would have if the peer's wish came true; `None` for values that no state has.
+fn mirror(old: View, StateChange { mask, value }: StateChange) -> Option<View> {
+    use ConnectionState as C;
+    let mut new = old;
+    if mask.role() == ROLE_MASK {
+        new.peer = Role::from_number(value.role())?;
+    }
+    if mask.disk() == DISK_MASK {
+        new.pdsk = DiskState::from_number(value.disk())?;
+    }
+    if mask.pdsk() == DISK_MASK {
+        new.disk = DiskState::from_number(value.pdsk())?;
+    }
+    if mask.conn() == CONN_MASK {
+        new.conn = match C::from_number(value.conn())? {
+            C::StartingSyncS => C::StartingSyncT,
+            C::StartingSyncT => C::StartingSyncS,
+            C::Disconnecting => C::TearDown,
+            C::VerifyS | C::VerifyT => return None,
+            conn => conn,
+        };
+    }
+    Some(new)
+}

@@ -1,0 +1,399 @@
+//! What must hold when a machine answers or has handled an event. Each failure names its law.
+//!
+//! D1 acknowledged means on every good connected copy · D2 flushed means stable there · D3 reads return what is legal ·
+//! D6 a bit is cleared only where the copies agree · D8 no foreign block before Inconsistent is stable, no bad disk serves ·
+//! D9 a good copy hides a bad disk · G1 new generation before lonely writes · G2 split brain told if and only if there is one ·
+//! G4 nothing acknowledged is dropped unasked · C1 never two Primaries connected · R1, R2 the machine's manners.
+//!
+//! Not here: laws about the whole state of two disks (`states`).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use shimai::metadata::superblock::DeviceFlags;
+use shimai::model::state::{ConnectionState, DiskState, Role};
+use shimai::replica::action::{DiskOperation, RequestError};
+
+use crate::client::{Asked, Outstanding};
+use crate::contents::SECTOR;
+use crate::disk::span_of;
+use crate::fork;
+use crate::machine::{Facts, words};
+use crate::oracle::look;
+use crate::profile::{Fault, name};
+use crate::world::World;
+
+/// What the checkers remember from event to event.
+pub(crate) struct Watch {
+    /// Power losses so far.
+    pub(crate) losses: u64,
+    /// Grows whenever a connection is lost or made.
+    pub(crate) sessions: u64,
+    last: Vec<[Option<Facts>; 2]>,
+    bitmaps: Vec<[Vec<u64>; 2]>,
+    /// The node that takes data, once seen.
+    pub(crate) target: Vec<Option<usize>>,
+    in_sync: Vec<bool>,
+    /// Sector → ids acknowledged and not covered by a flush yet, by volume.
+    unflushed: Vec<BTreeMap<u64, u64>>,
+    /// `Primary --force` has been asked for.
+    pub(crate) forced: bool,
+    /// Double faults have left no good copy: what applications read is nobody's promise any more.
+    pub(crate) void: bool,
+}
+
+impl Watch {
+    pub(crate) fn new(volumes: usize) -> Self {
+        Self {
+            losses: 0,
+            sessions: 0,
+            last: vec![[None; 2]; volumes],
+            bitmaps: vec![<[Vec<u64>; 2]>::default(); volumes],
+            target: vec![None; volumes],
+            in_sync: vec![false; volumes],
+            unflushed: vec![BTreeMap::new(); volumes],
+            forced: false,
+            void: false,
+        }
+    }
+
+    /// The node's process is new.
+    pub(crate) fn forget(&mut self, node: usize) {
+        self.sessions += 1;
+        self.last.iter_mut().for_each(|last| last[node] = None);
+        self.bitmaps.iter_mut().for_each(|bitmaps| bitmaps[node].clear());
+        self.in_sync.iter_mut().for_each(|in_sync| *in_sync = false);
+    }
+
+    /// Writes that power loss may have taken, or that another Primary does not owe.
+    pub(crate) fn forget_unflushed(&mut self) {
+        self.unflushed.iter_mut().for_each(BTreeMap::clear);
+    }
+}
+
+impl World {
+    pub(crate) fn check_reply(&mut self, request: u64, outstanding: &Outstanding, parts: &[Bytes]) {
+        let (node, volume) = (outstanding.node, outstanding.volume);
+        let Some(facts) = self.facts(node, volume) else { return };
+        match &outstanding.asked {
+            Asked::Read { span, legal } => self.check_read(request, outstanding, facts, *span, legal, parts),
+            Asked::Flush => self.check_flush(outstanding, facts),
+            Asked::Write { id, fua } => self.check_write(node, volume, facts, *id, *fua, outstanding.losses),
+        }
+    }
+
+    fn check_write(&mut self, node: usize, volume: usize, facts: Facts, id: u64, fua: bool, losses: u64) {
+        let views = [0, 1].map(|on| Some(&self.nodes[on].disks[volume].view));
+        let everywhere = match self.oracle.acknowledge(id, views) {
+            Ok(everywhere) => everywhere,
+            // Power loss of the only copy between its completion and the answer cannot be told from a lie.
+            Err(_) if self.watch.losses > losses || self.watch.void => return,
+            Err(sector) => return self.fail("D1", format!("w{id} is acknowledged and sector {sector} is on no disk")),
+        };
+        let Some(span) = self.oracle.record(id).map(|record| record.span) else { return };
+        for sector in span.0..span.1 {
+            self.watch.unflushed[volume].insert(sector, id);
+        }
+        let other = 1 - node;
+        if facts.is_connected() && facts.peer_disk == DiskState::UpToDate && !everywhere[other] {
+            let undisturbed = self.watch.losses == losses;
+            if undisturbed && !self.is_marked(node, volume, span) {
+                self.fail("D1", format!("w{id} is acknowledged, connected to a good peer that does not hold it"));
+            }
+        }
+        if fua && self.profile.flushes() && facts.disk >= DiskState::Inconsistent && everywhere[node] {
+            self.check_stable(node, volume, id, "FUA");
+        }
+        let alone = !facts.is_connected() && facts.disk == DiskState::UpToDate;
+        if alone && everywhere[node] && !everywhere[other] && !self.watch.void {
+            self.check_new_generation(node, volume, id);
+        }
+    }
+
+    fn is_marked(&self, node: usize, volume: usize, span: (u64, u64)) -> bool {
+        let Some(process) = &self.nodes[node].process else { return false };
+        (span.0 / 8..span.1.div_ceil(8)).all(|block| crate::machine::is_dirty(&process.resource, volume, block))
+    }
+
+    /// The write, or one that came after it, is stable on that disk.
+    fn check_stable(&mut self, node: usize, volume: usize, id: u64, why: &str) {
+        let Some(span) = self.oracle.record(id).map(|record| record.span) else { return };
+        let stable = &self.nodes[node].disks[volume].stable;
+        let missing = (span.0..span.1)
+            .find(|&sector| !self.oracle.is_at_least((volume, node), sector, look(sector, stable.sector(sector)), id));
+        if let Some(sector) = missing {
+            self.fail("D2", format!("{why} answered, but w{id} is not stable on {} at sector {sector}", name(node)));
+        }
+    }
+
+    /// Alone: the generation that the other side knows must not be ours any more, durably.
+    fn check_new_generation(&mut self, node: usize, volume: usize, id: u64) {
+        let mut ids = [0; 2];
+        for (side, current) in ids.iter_mut().enumerate() {
+            let disk = &self.nodes[side].disks[volume];
+            let Ok(superblock) = fork::superblock(&disk.stable, &self.layouts[volume], disk.bytes) else { return };
+            let index = if superblock.format == shimai::metadata::layout::Format::V08 { 0 } else { 1 - side };
+            if side == node && !superblock.generations.bitmap[index].is_none() {
+                return;
+            }
+            *current = superblock.generations.current.masked();
+        }
+        if ids[0] == ids[1] && ids[0] != 4 {
+            let text = format!("{} answers w{id} alone; both disks still say generation {:016X}", name(node), ids[0]);
+            self.fail("G1", text);
+        }
+    }
+
+    fn check_flush(&mut self, outstanding: &Outstanding, facts: Facts) {
+        if !self.profile.flushes() || self.watch.void || self.watch.losses > outstanding.losses {
+            return;
+        }
+        let (node, volume) = (outstanding.node, outstanding.volume);
+        let due: Vec<(u64, u64)> = self.watch.unflushed[volume]
+            .iter()
+            .filter(|&(_, &id)| {
+                self.oracle
+                    .record(id)
+                    .is_some_and(|it| it.acked && it.ended.is_some_and(|end| end <= outstanding.order))
+            })
+            .map(|(&sector, &id)| (sector, id))
+            .collect();
+        let peer_counts = facts.is_connected()
+            && facts.peer_disk == DiskState::UpToDate
+            && outstanding.session == Some(self.watch.sessions);
+        for (on, counts) in [(node, facts.disk == DiskState::UpToDate), (1 - node, peer_counts)] {
+            let stable = &self.nodes[on].disks[volume].stable;
+            let missing = due.iter().find(|&&(sector, id)| {
+                counts && !self.oracle.is_at_least((volume, on), sector, look(sector, stable.sector(sector)), id)
+            });
+            if let Some(&(sector, id)) = missing {
+                self.fail("D2", format!("flush answered, but w{id} is not stable on {} at sector {sector}", name(on)));
+                return;
+            }
+        }
+        for (sector, _) in due {
+            self.watch.unflushed[volume].remove(&sector);
+        }
+    }
+
+    fn check_read(
+        &mut self,
+        request: u64,
+        outstanding: &Outstanding,
+        facts: Facts,
+        span: (u64, u64),
+        before: &[[Vec<u64>; 2]],
+        parts: &[Bytes],
+    ) {
+        let data: Vec<u8> = parts.concat();
+        if data.len() as u64 != (span.1 - span.0) * SECTOR {
+            let text = format!("read {request} returns {} bytes for {} sectors", data.len(), span.1 - span.0);
+            return self.fail("R1", text);
+        }
+        if self.watch.void {
+            return;
+        }
+        let (node, volume) = (outstanding.node, outstanding.volume);
+        let own_only = outstanding.own_disk_good && facts.disk == DiskState::UpToDate;
+        for (index, sector) in (span.0..span.1).enumerate() {
+            let seen = look(sector, data.get(index * 512..index * 512 + 512));
+            let mut ids = before[index][0].clone();
+            ids.extend(self.oracle.legal(volume, node, sector));
+            if !own_only {
+                ids.extend(&before[index][1]);
+                ids.extend(self.oracle.legal(volume, 1 - node, sector));
+            }
+            if !self.oracle.is_among(seen, &ids) {
+                let text = format!(
+                    "read {request} on {} ({}) sees {seen:?} in sector {sector} of volume {volume}; legal is {ids:?}",
+                    name(node),
+                    facts.short()
+                );
+                return self.fail("D3", text);
+            }
+        }
+    }
+
+    pub(crate) fn check_error_reply(&mut self, outstanding: &Outstanding, error: RequestError) {
+        let (node, volume) = (outstanding.node, outstanding.volume);
+        let Some(facts) = self.facts(node, volume) else { return };
+        let good_peer = facts.is_connected()
+            && facts.peer_disk == DiskState::UpToDate
+            && outstanding.session == Some(self.watch.sessions);
+        let disk_fault = matches!(error, RequestError::Disk | RequestError::NoData);
+        if disk_fault && good_peer && self.operator.weak != Some(1 - node) {
+            self.fail("D9", format!("{} answers {error:?} although its peer is good ({})", name(node), facts.short()));
+        }
+    }
+
+    /// Called for every operation a machine begins.
+    pub(crate) fn before_disk_operation(&mut self, node: usize, volume: usize, operation: &DiskOperation) {
+        let Some(((start, _), true)) = span_of(operation) else { return };
+        let layout = self.layouts[volume];
+        if start * SECTOR >= layout.bitmap {
+            return;
+        }
+        let Some(facts) = self.facts(node, volume) else { return };
+        let taking = matches!(facts.connection, ConnectionState::SyncTarget | ConnectionState::PausedSyncT);
+        if taking && self.is_stably_consistent(node, volume) {
+            self.fail("D8", format!("{} takes foreign data before Inconsistent is stable", name(node)));
+        }
+    }
+
+    fn is_stably_consistent(&self, node: usize, volume: usize) -> bool {
+        let disk = &self.nodes[node].disks[volume];
+        fork::superblock(&disk.stable, &self.layouts[volume], disk.bytes)
+            .is_ok_and(|superblock| superblock.flags.contains(DeviceFlags::CONSISTENT))
+    }
+
+    /// Called after each event of a node.
+    pub(crate) fn observe(&mut self, node: usize) {
+        for volume in 0..self.volumes() {
+            let Some(facts) = self.facts(node, volume) else { return };
+            let old = self.watch.last[volume][node];
+            if old != Some(facts) {
+                if old.is_none_or(|old| old.short() != facts.short()) {
+                    self.note(|| format!("{}: volume {volume} is {}", name(node), facts.short()));
+                }
+                self.on_change(node, volume, old, facts);
+                self.watch.last[volume][node] = Some(facts);
+            }
+        }
+        self.observe_connection(node);
+    }
+
+    fn on_change(&mut self, node: usize, volume: usize, old: Option<Facts>, new: Facts) {
+        let was_connected = old.is_some_and(|old| old.is_connected());
+        if was_connected != new.is_connected() {
+            self.watch.sessions += 1;
+            self.count(if new.is_connected() { "connections made" } else { "connections lost" });
+        }
+        if new.role == Role::Primary {
+            if !new.is_connected() {
+                self.oracle.copies[volume][node].alone = true;
+            }
+            if old.is_none_or(|old| old.role != Role::Primary) {
+                self.on_promoted(node, volume, new);
+            }
+        }
+        if new.is_target() && !old.is_some_and(|old| old.is_target()) {
+            self.on_target(node, volume);
+        }
+        if new.connection == ConnectionState::SyncTarget && !self.is_stably_consistent(node, volume) {
+            let copy = &mut self.oracle.copies[volume][node];
+            copy.alone = false;
+            copy.exclusive.clear();
+        }
+        if new.dirty != old.and_then(|old| old.dirty) {
+            self.on_bits_changed(node, volume, new);
+        }
+        self.observe_pair(volume, node, new);
+    }
+
+    fn on_promoted(&mut self, node: usize, volume: usize, facts: Facts) {
+        self.count("promotions");
+        self.watch.forget_unflushed();
+        let served_by_peer = facts.is_connected() && facts.peer_disk == DiskState::UpToDate;
+        if facts.disk != DiskState::UpToDate && !served_by_peer && !self.watch.forced {
+            self.fail("D8", format!("{} is Primary without good data: {}", name(node), facts.short()));
+        }
+        let both = self.facts(1 - node, volume).is_some_and(|peer| peer.role == Role::Primary && peer.is_connected());
+        if both && facts.is_connected() {
+            self.fail("C1", "two Primaries are connected");
+        }
+    }
+
+    /// The node has decided (or agreed) to take the other one's data.
+    fn on_target(&mut self, node: usize, volume: usize) {
+        self.watch.target[volume] = Some(node);
+        self.count("resyncs");
+        let given_up = self.oracle.copies[volume][node].given_up;
+        let views = [0, 1].map(|on| &self.nodes[on].disks[volume].view);
+        let lost = self.oracle.exclusive(volume, node, views);
+        if let Some((sector, id)) = lost.first()
+            && !given_up
+            && !self.watch.void
+            && self.is_stably_consistent(node, volume)
+        {
+            let text = format!("{} becomes target although it alone holds w{id} in sector {sector}", name(node));
+            self.fail("G4", text);
+        }
+    }
+
+    /// Bits that became clear while the connection is whole: the copies agree there.
+    fn on_bits_changed(&mut self, node: usize, volume: usize, facts: Facts) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let new = words(&process.resource, volume);
+        let old = std::mem::replace(&mut self.watch.bitmaps[volume][node], new);
+        let peer = self.facts(1 - node, volume);
+        let whole = facts.is_connected() && peer.is_some_and(|peer| peer.is_connected());
+        if !whole || old.len() != self.watch.bitmaps[volume][node].len() || self.watch.void {
+            return;
+        }
+        let mut broken = None;
+        for (index, (old, new)) in old.iter().zip(&self.watch.bitmaps[volume][node]).enumerate() {
+            let mut cleared = old & !new;
+            while cleared != 0 && broken.is_none() {
+                let block = index as u64 * 64 + u64::from(cleared.trailing_zeros());
+                cleared &= cleared - 1;
+                if !self.is_same(volume, block) && !self.is_busy(volume, block) {
+                    broken = Some(block);
+                }
+            }
+        }
+        if let Some(block) = broken {
+            self.fail("D6", format!("{} clears the bit of block {block}, where the copies differ", name(node)));
+        }
+    }
+
+    fn is_same(&self, volume: usize, block: u64) -> bool {
+        let [a, b] = [0, 1].map(|node| self.nodes[node].disks[volume].view.read(block * 8, 8));
+        a == b
+    }
+
+    /// A write of an application or a disk works on the block.
+    pub(crate) fn is_busy(&self, volume: usize, block: u64) -> bool {
+        let span = (block * 8, block * 8 + 8);
+        self.is_being_written(volume, block) || (0..2).any(|node| self.nodes[node].disks[volume].is_changing(span))
+    }
+
+    fn observe_pair(&mut self, volume: usize, node: usize, new: Facts) {
+        let peer = self.facts(1 - node, volume);
+        let in_sync = new.is_in_sync() && peer.is_some_and(|peer| peer.is_in_sync());
+        if in_sync && !self.watch.in_sync[volume] {
+            self.check_same(volume, "after the handshake or the resync");
+            let target = self.watch.target[volume].take();
+            let views = [0, 1].map(|on| &self.nodes[on].disks[volume].view);
+            self.oracle.unify(volume, target, views);
+            self.count("times in sync");
+        }
+        self.watch.in_sync[volume] = in_sync;
+    }
+
+    /// A machine that stops connecting by itself must have found a split brain.
+    fn observe_connection(&mut self, node: usize) {
+        let Some(facts) = self.facts(node, 0) else { return };
+        let Some(process) = self.nodes[node].process.as_mut() else { return };
+        if facts.connection != ConnectionState::StandAlone {
+            process.connecting = true;
+            return;
+        }
+        if !process.connecting {
+            return;
+        }
+        process.connecting = false;
+        if self.operator.was_disconnected(node) {
+            return;
+        }
+        if let Some(process) = self.nodes[node].process.as_mut() {
+            process.refused = true;
+        }
+        self.count("connections refused");
+        let disks_fail = [Fault::DiskError, Fault::BadSector, Fault::DiskDeath, Fault::Detach];
+        let disturbed = disks_fail.iter().any(|&fault| self.profile.has(fault)) || self.operator.gave_up_data;
+        let real = (0..self.volumes()).any(|volume| self.oracle.copies[volume].iter().all(|copy| copy.alone));
+        if !real && !disturbed && !self.watch.void {
+            self.fail("G2", format!("{} stops connecting although no split brain has happened", name(node)));
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! What applications were promised, kept apart from the machines.
+//!
+//! Each write has a unique id, stored in every sector it covers. For each node's copy and each sector the oracle keeps the
+//! ids that copy may *legally* hold: a submitted write may be anywhere; an acknowledged one replaces, on every copy that
+//! holds it, all that had ended before it began; power loss may bring back what was not stable. A copy that missed a write
+//! stays legal as it was: whether it may serve is the business of the laws about generations.
+//!
+//! *Exclusive* writes were acknowledged while one copy only held them. *Alone* means: was Primary without its peer, so a
+//! new generation may have begun there.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::contents::{Contents, SECTOR};
+use crate::disk::Span;
+
+/// A write, trim or write-zeroes of an application.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) volume: usize,
+    pub(crate) span: Span,
+    /// Leaves zeroes instead of its id.
+    pub(crate) zeroes: bool,
+    pub(crate) submitted: u64,
+    pub(crate) acked: bool,
+    /// Answered, or its process has died.
+    pub(crate) ended: Option<u64>,
+}
+
+/// One node's copy of a volume.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Copy {
+    /// Sector → ids it may hold; absent: never written.
+    legal: BTreeMap<u64, Vec<u64>>,
+    /// Sector → id of an acknowledged write that the other copy lacks.
+    pub(crate) exclusive: BTreeMap<u64, u64>,
+    /// Was Primary without its peer since both copies were last the same.
+    pub(crate) alone: bool,
+    /// The operator has given this copy up.
+    pub(crate) given_up: bool,
+}
+
+/// What a sector holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Zeroes,
+    Write(u64),
+    Garbage,
+}
+
+/// All that is known of a world's writes.
+#[derive(Default)]
+pub(crate) struct Oracle {
+    records: Vec<Record>,
+    /// Counts submissions and endings.
+    pub(crate) order: u64,
+    /// By volume, then node.
+    pub(crate) copies: Vec<[Copy; 2]>,
+}
+
+/// The bytes of a write: each sector carries the id and its own number, 32 times.
+pub(crate) fn stamp(id: u64, start: u64, sectors: u64) -> Bytes {
+    let mut bytes = Vec::with_capacity((sectors * SECTOR) as usize);
+    for sector in start..start + sectors {
+        let mut unit = [0; 16];
+        unit[..8].copy_from_slice(&id.to_be_bytes());
+        unit[8..].copy_from_slice(&sector.to_be_bytes());
+        for _ in 0..SECTOR / 16 {
+            bytes.extend_from_slice(&unit);
+        }
+    }
+    Bytes::from(bytes)
+}
+
+/// What a sector of a disk or of a reply holds; `None` reads as zeroes.
+pub(crate) fn look(sector: u64, bytes: Option<&[u8]>) -> Seen {
+    let Some(bytes) = bytes else { return Seen::Zeroes };
+    let (units, _) = bytes.as_chunks::<16>();
+    let Some(first) = units.first() else { return Seen::Garbage };
+    if units.iter().any(|unit| unit != first) {
+        return Seen::Garbage;
+    }
+    let number = u128::from_be_bytes(*first);
+    match ((number >> 64) as u64, number as u64) {
+        (0, 0) => Seen::Zeroes,
+        (id, at) if id > 0 && at == sector => Seen::Write(id),
+        _ => Seen::Garbage,
+    }
+}
+
+impl Oracle {
+    pub(crate) fn new(volumes: usize) -> Self {
+        Self { copies: vec![<[Copy; 2]>::default(); volumes], ..Self::default() }
+    }
+
+    /// The id the next write will get.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.records.len() as u64 + 1
+    }
+
+    pub(crate) fn record(&self, id: u64) -> Option<&Record> {
+        self.records.get(id.checked_sub(1)? as usize)
+    }
+
+    pub(crate) fn submit(&mut self, volume: usize, span: Span, zeroes: bool) -> u64 {
+        self.order += 1;
+        let record = Record { volume, span, zeroes, submitted: self.order, acked: false, ended: None };
+        self.records.push(record);
+        let id = self.records.len() as u64;
+        for copy in &mut self.copies[volume] {
+            for sector in span.0..span.1 {
+                copy.legal.entry(sector).or_insert_with(|| vec![0]).push(id);
+            }
+        }
+        id
+    }
+
+    /// The write will not be answered well any more; it may or may not have happened.
+    pub(crate) fn end_in_doubt(&mut self, id: u64) {
+        self.order += 1;
+        if let Some(record) = self.records.get_mut(id as usize - 1) {
+            record.ended.get_or_insert(self.order);
+        }
+    }
+
+    /// Whether `old` had ended before `new` began: then `new` overwrites it for good.
+    fn is_superseded(&self, old: u64, new: u64) -> bool {
+        let Some(new) = self.record(new) else { return false };
+        match self.record(old) {
+            None => true,
+            Some(record) => old != 0 && record.ended.is_some_and(|ended| ended < new.submitted),
+        }
+    }
+
+    /// Whether what the sector holds is write `id` or one that could have come after it.
+    pub(crate) fn is_at_least(&self, copy: (usize, usize), sector: u64, seen: Seen, id: u64) -> bool {
+        match seen {
+            Seen::Garbage => false,
+            Seen::Write(found) => found == id || !self.is_superseded(found, id),
+            Seen::Zeroes => {
+                let legal = self.copies[copy.0][copy.1].legal.get(&sector);
+                legal.into_iter().flatten().any(|&other| {
+                    self.record(other).is_some_and(|record| record.zeroes)
+                        && (other == id || !self.is_superseded(other, id))
+                })
+            }
+        }
+    }
+
+    /// The write was acknowledged. Returns a sector that no copy holds, if there is one.
+    pub(crate) fn acknowledge(&mut self, id: u64, views: [Option<&Contents>; 2]) -> Result<[bool; 2], u64> {
+        self.order += 1;
+        let order = self.order;
+        let Some(record) = self.records.get_mut(id as usize - 1) else { return Ok([true; 2]) };
+        record.acked = true;
+        record.ended = Some(order);
+        let (volume, span) = (record.volume, record.span);
+        let mut everywhere = [true; 2];
+        for sector in span.0..span.1 {
+            let holds = [0, 1].map(|node| {
+                views[node]
+                    .is_some_and(|view| self.is_at_least((volume, node), sector, look(sector, view.sector(sector)), id))
+            });
+            for node in 0..2 {
+                everywhere[node] &= holds[node];
+                if holds[node] {
+                    self.settle(volume, node, sector, id);
+                }
+            }
+            match holds {
+                [false, false] => return Err(sector),
+                [true, true] => self.copies[volume].iter_mut().for_each(|copy| {
+                    copy.exclusive.remove(&sector);
+                }),
+                [first, _] => {
+                    self.copies[volume][usize::from(!first)].exclusive.insert(sector, id);
+                }
+            }
+        }
+        Ok(everywhere)
+    }
+
+    fn settle(&mut self, volume: usize, node: usize, sector: u64, id: u64) {
+        let Some(mut legal) = self.copies[volume][node].legal.remove(&sector) else { return };
+        legal.retain(|&old| !self.is_superseded(old, id));
+        self.copies[volume][node].legal.insert(sector, legal);
+    }
+
+    /// Ids that a sector of a copy may hold.
+    pub(crate) fn legal(&self, volume: usize, node: usize, sector: u64) -> Vec<u64> {
+        self.copies[volume][node].legal.get(&sector).cloned().unwrap_or_else(|| vec![0])
+    }
+
+    /// Whether what was seen is one of these ids.
+    pub(crate) fn is_among(&self, seen: Seen, ids: &[u64]) -> bool {
+        match seen {
+            Seen::Garbage => false,
+            Seen::Write(id) => ids.contains(&id),
+            Seen::Zeroes => ids.iter().any(|&id| id == 0 || self.record(id).is_some_and(|record| record.zeroes)),
+        }
+    }
+
+    /// Power loss has changed what the copy holds: what came back is legal there, what is gone is no longer exclusive.
+    pub(crate) fn regress(&mut self, volume: usize, node: usize, sector: u64, after: Seen) {
+        let ids = self.legal(volume, node, sector);
+        if !self.is_among(after, &ids) {
+            let id = if let Seen::Write(id) = after { id } else { 0 };
+            self.copies[volume][node].legal.entry(sector).or_insert_with(|| vec![0]).push(id);
+        }
+        let copy = &self.copies[volume][node];
+        if let Some(&id) = copy.exclusive.get(&sector)
+            && !self.is_at_least((volume, node), sector, after, id)
+        {
+            self.copies[volume][node].exclusive.remove(&sector);
+        }
+    }
+
+    /// Exclusive writes of `node` that are still on its disk and that the other copy does not have.
+    pub(crate) fn exclusive(&self, volume: usize, node: usize, views: [&Contents; 2]) -> Vec<(u64, u64)> {
+        let holds = |on: usize, sector: u64, id: u64| {
+            self.is_at_least((volume, on), sector, look(sector, views[on].sector(sector)), id)
+        };
+        let exclusive = self.copies[volume][node].exclusive.iter();
+        exclusive
+            .map(|(&sector, &id)| (sector, id))
+            .filter(|&(s, id)| holds(node, s, id) && !holds(1 - node, s, id))
+            .collect()
+    }
+
+    /// Both copies hold the same now: what is legal on one is legal on the other.
+    pub(crate) fn unify(&mut self, volume: usize, target: Option<usize>, views: [&Contents; 2]) {
+        match target {
+            Some(target) => self.copies[volume][target].legal = self.copies[volume][1 - target].legal.clone(),
+            None => self.unify_by_contents(volume, views),
+        }
+        for copy in &mut self.copies[volume] {
+            copy.exclusive.clear();
+            copy.alone = false;
+            copy.given_up = false;
+        }
+    }
+
+    fn unify_by_contents(&mut self, volume: usize, views: [&Contents; 2]) {
+        let sectors: Vec<u64> = self.copies[volume][0].legal.keys().copied().collect();
+        for sector in sectors {
+            let own = [0, 1].map(|node| {
+                let ids = self.legal(volume, node, sector);
+                self.is_among(look(sector, views[node].sector(sector)), &ids)
+            });
+            match own {
+                [true, false] => self.copy_legal(volume, 0, sector),
+                [false, true] => self.copy_legal(volume, 1, sector),
+                _ => {}
+            }
+        }
+    }
+
+    fn copy_legal(&mut self, volume: usize, from: usize, sector: u64) {
+        let ids = self.legal(volume, from, sector);
+        self.copies[volume][1 - from].legal.insert(sector, ids);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holding(id: u64) -> Contents {
+        let mut contents = Contents::default();
+        contents.write(8, &stamp(id, 8, 2));
+        contents
+    }
+
+    #[test]
+    fn an_acknowledged_write_replaces_what_had_ended_before() {
+        let mut oracle = Oracle::new(1);
+        let first = oracle.submit(0, (8, 10), false);
+        let view = holding(first);
+        assert_eq!(oracle.acknowledge(first, [Some(&view), Some(&view)]), Ok([true, true]));
+        let second = oracle.submit(0, (8, 10), false);
+        let newer = holding(second);
+        assert_eq!(oracle.acknowledge(second, [Some(&newer), Some(&view)]), Ok([true, false]));
+        assert_eq!(oracle.legal(0, 0, 8), [second]);
+        assert_eq!(oracle.legal(0, 1, 8), [first, second], "the copy that missed it may be as it was, or have it late");
+        assert_eq!(oracle.exclusive(0, 0, [&newer, &view]).len(), 2);
+        assert_eq!(oracle.exclusive(0, 0, [&newer, &newer]).len(), 0, "it has arrived after all");
+    }
+
+    #[test]
+    fn writes_at_the_same_time_may_end_in_either_order() {
+        let mut oracle = Oracle::new(1);
+        let first = oracle.submit(0, (8, 10), false);
+        let second = oracle.submit(0, (8, 10), false);
+        let view = holding(second);
+        assert!(oracle.acknowledge(first, [Some(&view), None]).is_ok());
+        assert!(oracle.acknowledge(second, [Some(&view), None]).is_ok());
+        assert_eq!(oracle.legal(0, 0, 8), [first, second]);
+    }
+
+    #[test]
+    fn a_write_that_is_nowhere_is_a_lie() {
+        let mut oracle = Oracle::new(1);
+        let id = oracle.submit(0, (8, 10), false);
+        assert_eq!(oracle.acknowledge(id, [Some(&Contents::default()), None]), Err(8));
+    }
+
+    #[test]
+    fn garbage_is_seen() {
+        let mut bytes = stamp(7, 3, 1).to_vec();
+        assert_eq!(look(3, Some(&bytes)), Seen::Write(7));
+        assert_eq!(look(4, Some(&bytes)), Seen::Garbage, "another sector's data");
+        bytes[511] ^= 1;
+        assert_eq!(look(3, Some(&bytes)), Seen::Garbage);
+    }
+}

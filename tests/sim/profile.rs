@@ -1,0 +1,344 @@
+//! What one seed's world is like: sizes, speeds, settings, and which faults happen how often. Every class of fault is
+//! switched on or off by a coin and has an intensity of its own, so that seeds differ in kind and not only in detail.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use shimai::metadata::layout::{Format, Layout, Placement, Striping};
+use shimai::model::ids::{NodeId, VolumeNumber};
+use shimai::replica::settings::{OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
+use shimai::wire::auth::{DigestAlgorithm, HmacAlgorithm};
+use shimai::wire::packet::{AfterSplitBrain, ReplicationProtocol};
+
+use crate::network::Wire;
+use crate::rng::{Rng, mix};
+
+pub(crate) const MICROSECOND: u64 = 1_000;
+pub(crate) const MILLISECOND: u64 = 1_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
+
+/// A class of faults (or of an operator's deeds).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// A host loses power.
+    PowerLoss,
+    /// Both hosts lose power.
+    SitePowerLoss,
+    /// The process dies, its host lives.
+    Kill,
+    /// Nothing passes in one direction or both.
+    Partition,
+    /// Connections die; each side notices at its own time.
+    Cut,
+    /// One of the two sockets of a connection dies.
+    OneSocket,
+    /// A connection dies and one side notices very late.
+    HalfOpen,
+    /// A connection stands still for a while.
+    Stall,
+    /// A disk stands still for a while.
+    DiskStall,
+    /// Single operations on one disk fail.
+    DiskError,
+    /// Sectors of one disk cannot be read.
+    BadSector,
+    /// One disk dies.
+    DiskDeath,
+    /// The operator moves the Primary in an orderly way.
+    Switch,
+    /// The operator disconnects.
+    Disconnect,
+    /// The operator detaches.
+    Detach,
+    /// The operator invalidates one side.
+    Invalidate,
+    /// The operator pauses the resync.
+    PauseSync,
+    /// The operator promotes whatever is there, even if the other side may have newer data.
+    Reckless,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 18] = [
+        Self::PowerLoss,
+        Self::SitePowerLoss,
+        Self::Kill,
+        Self::Partition,
+        Self::Cut,
+        Self::OneSocket,
+        Self::HalfOpen,
+        Self::Stall,
+        Self::DiskStall,
+        Self::DiskError,
+        Self::BadSector,
+        Self::DiskDeath,
+        Self::Switch,
+        Self::Disconnect,
+        Self::Detach,
+        Self::Invalidate,
+        Self::PauseSync,
+        Self::Reckless,
+    ];
+
+    pub(crate) fn name(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// How the applications behave.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) in_flight_max: usize,
+    /// Mean time between bursts.
+    pub(crate) gap: u64,
+    pub(crate) burst_max: u64,
+    pub(crate) sectors_max: u64,
+    /// Places (first sectors) around which writes happen.
+    pub(crate) hot: Vec<u64>,
+    pub(crate) read: u64,
+    pub(crate) flush: u64,
+    pub(crate) fua: u64,
+    pub(crate) trim: u64,
+}
+
+/// How a disk behaves.
+#[derive(Clone, Debug)]
+pub(crate) struct DiskManner {
+    pub(crate) latency_min: u64,
+    pub(crate) latency_max: u64,
+    /// Operations in 1000 that take up to 100 times as long.
+    pub(crate) tail: u64,
+}
+
+/// One seed's world.
+#[derive(Clone, Debug)]
+pub(crate) struct Profile {
+    pub(crate) seed: u64,
+    pub(crate) format: Format,
+    pub(crate) device_bytes: Vec<u64>,
+    /// The pair has been in sync before the world begins.
+    pub(crate) born_in_sync: bool,
+    pub(crate) protocol: ReplicationProtocol,
+    /// End of the phase with faults.
+    pub(crate) horizon: u64,
+    pub(crate) load: Load,
+    pub(crate) disks: [DiskManner; 2],
+    pub(crate) wire: Wire,
+    /// Rate of each node's clock in thousandths.
+    pub(crate) clock_rate: [u64; 2],
+    /// Mean time between two faults of the class.
+    pub(crate) faults: BTreeMap<Fault, u64>,
+    pub(crate) down_max: u64,
+    peer: PeerSettings,
+    volume: VolumeSettings,
+}
+
+impl Profile {
+    pub(crate) fn draw(seed: u64) -> Self {
+        let mut rng = Rng::new(mix(seed));
+        let rng = &mut rng;
+        let large = rng.chance(250);
+        let volumes = if !large && rng.chance(150) { 2 } else { 1 };
+        let born_in_sync = large || rng.chance(750);
+        let mebibytes = if large {
+            rng.within(320, 480)
+        } else if born_in_sync {
+            rng.within(16, 64)
+        } else {
+            rng.within(4, 12)
+        };
+        let device_bytes: Vec<u64> = (0..volumes).map(|_| (mebibytes << 20) + rng.below(8) * 512).collect();
+        let format = if rng.coin() { Format::V08 } else { Format::V09 };
+        let usable = layout(format, device_bytes[0]).usable_sectors;
+        let horizon = rng.spread(2 * SECOND, 24 * SECOND);
+        let faults = draw_faults(horizon, large, rng);
+        Self {
+            seed,
+            format,
+            device_bytes,
+            born_in_sync,
+            protocol: *rng.pick(&[ReplicationProtocol::C; 8]),
+            horizon,
+            load: draw_load(usable, large, horizon, rng),
+            disks: [draw_disk(rng), draw_disk(rng)],
+            wire: draw_wire(rng),
+            clock_rate: [rng.within(900, 1100), rng.within(900, 1100)],
+            faults,
+            down_max: rng.spread(10 * MILLISECOND, 8 * SECOND),
+            peer: draw_peer(volumes > 1, rng),
+            volume: draw_volume(large, rng),
+        }
+    }
+
+    /// A calm world of a given kind, for stories.
+    pub(crate) fn calm(seed: u64, mebibytes: u64, born_in_sync: bool) -> Self {
+        let mut profile = Self::draw(seed);
+        profile.device_bytes = vec![mebibytes << 20];
+        profile.born_in_sync = born_in_sync;
+        profile.faults.clear();
+        profile.load.gap = 0;
+        profile.horizon = u64::MAX / 4;
+        profile.wire.window = profile.wire.window.max(1 << 16);
+        profile
+    }
+
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.faults.contains_key(&fault)
+    }
+
+    pub(crate) fn layout(&self, volume: usize) -> Layout {
+        layout(self.format, self.device_bytes[volume])
+    }
+
+    /// What the configuration says to one node; `life` counts its processes.
+    pub(crate) fn settings(&self, node: usize, life: u32) -> Settings {
+        let mut seed = [0; 32];
+        for (index, chunk) in seed.chunks_mut(8).enumerate() {
+            let number = mix(self.seed ^ mix((node as u64) << 40 | u64::from(life) << 8 | index as u64));
+            chunk.copy_from_slice(&number.to_be_bytes());
+        }
+        let other = 1 - node;
+        let volumes = (0..self.device_bytes.len())
+            .map(|volume| VolumeSettings {
+                number: VolumeNumber(volume as u16),
+                minor: volume as u32,
+                device_name: format!("/dev/shimai{volume}"),
+                ..self.volume.clone()
+            })
+            .collect();
+        Settings {
+            name: "data".into(),
+            node_name: name(node).into(),
+            node_id: NodeId::new(node as u8).expect("0 or 1"),
+            volumes,
+            peers: vec![PeerSettings {
+                name: name(other).into(),
+                node_id: NodeId::new(other as u8).expect("0 or 1"),
+                address_is_lower: node == 0,
+                protocol: self.protocol,
+                ..self.peer.clone()
+            }],
+            suspend_without_data: self.seed.is_multiple_of(3),
+            seed,
+        }
+    }
+
+    /// Whether a flush makes anything stable at all.
+    pub(crate) fn flushes(&self) -> bool {
+        self.volume.disk_flushes
+    }
+}
+
+/// The node's name.
+pub(crate) fn name(node: usize) -> &'static str {
+    ["alice", "bob"][node]
+}
+
+fn layout(format: Format, bytes: u64) -> Layout {
+    Layout::compute(format, Placement::Internal, bytes, 1, Striping::default()).expect("a device with room")
+}
+
+fn draw_faults(horizon: u64, large: bool, rng: &mut Rng) -> BTreeMap<Fault, u64> {
+    let mut faults = BTreeMap::new();
+    for fault in Fault::ALL {
+        let gap = rng.spread(horizon / 12, horizon * 2);
+        let rare = matches!(fault, Fault::DiskError | Fault::BadSector | Fault::DiskDeath | Fault::Reckless);
+        let on = if rare { rng.chance(250) } else { rng.coin() };
+        // A full resync of a large device takes the time of many other seeds.
+        if on && !(large && fault == Fault::Invalidate) {
+            faults.insert(fault, gap);
+        }
+    }
+    faults
+}
+
+fn draw_load(usable: u64, large: bool, horizon: u64, rng: &mut Rng) -> Load {
+    let places = if large { 100 } else { rng.within(1, 12) };
+    let extent = 8192;
+    let extents = usable / extent;
+    let mut hot: Vec<u64> = (0..places)
+        .map(|place| {
+            let within = rng.below(4) * 8 + rng.below(8);
+            let at = if large { place % extents.max(1) } else { rng.below(extents + 1) };
+            (at * extent + within).min(usable - 1)
+        })
+        .collect();
+    if rng.chance(300) {
+        hot.push(usable - 1);
+    }
+    Load {
+        in_flight_max: rng.spread(1, 64) as usize,
+        gap: rng.spread(horizon / 400, horizon / 20),
+        burst_max: rng.spread(1, 16),
+        sectors_max: *rng.pick(&[1, 8, 8, 16, 32, 128]),
+        hot,
+        read: rng.below(400),
+        flush: rng.below(150),
+        fua: rng.below(200),
+        trim: if rng.coin() { rng.below(100) } else { 0 },
+    }
+}
+
+fn draw_disk(rng: &mut Rng) -> DiskManner {
+    let latency_min = rng.spread(20 * MICROSECOND, 2 * MILLISECOND);
+    DiskManner { latency_min, latency_max: latency_min * rng.within(1, 8), tail: rng.below(40) }
+}
+
+fn draw_wire(rng: &mut Rng) -> Wire {
+    let latency_min = rng.spread(30 * MICROSECOND, 5 * MILLISECOND);
+    Wire {
+        latency_min,
+        latency_max: latency_min * rng.within(1, 5),
+        bandwidth: rng.spread(20_000, 1_000_000),
+        window: rng.spread(32 << 10, 4 << 20),
+        piece_max: rng.spread(1 << 10, 256 << 10),
+    }
+}
+
+fn draw_peer(several_volumes: bool, rng: &mut Rng) -> PeerSettings {
+    PeerSettings {
+        name: String::new(),
+        node_id: NodeId::new(0).expect("0 is a node id"),
+        address_is_lower: true,
+        protocol: ReplicationProtocol::C,
+        // Older versions know one volume.
+        version_max: if several_volumes { 101 } else { *rng.pick(&[101, 101, 101, 101, 100, 96, 95, 86]) },
+        authentication: HmacAlgorithm::from_name("sha1").filter(|_| rng.chance(200)).map(|it| (it, b"secret".to_vec())),
+        integrity: DigestAlgorithm::from_name("crc32c").filter(|_| rng.chance(150)),
+        verify_alg: String::new(),
+        csums: DigestAlgorithm::from_name("sha1").filter(|_| rng.chance(150)),
+        use_rle: rng.coin(),
+        timeout: Duration::from_nanos(rng.spread(500 * MILLISECOND, 3 * SECOND)),
+        ko_count: rng.within(2, 7) as u32,
+        ping_interval: Duration::from_nanos(rng.spread(500 * MILLISECOND, 5 * SECOND)),
+        ping_timeout: Duration::from_nanos(rng.spread(150 * MILLISECOND, 500 * MILLISECOND)),
+        connect_interval: Duration::from_nanos(rng.spread(500 * MILLISECOND, 3 * SECOND)),
+        epoch_writes_max: *rng.pick(&[2048, 2048, 20, 3]),
+        buffers_max: *rng.pick(&[2048, 8000, 256]),
+        allow_two_primaries: false,
+        after_split_brain: [AfterSplitBrain::Disconnect; 3],
+    }
+}
+
+fn draw_volume(large: bool, rng: &mut Rng) -> VolumeSettings {
+    VolumeSettings {
+        number: VolumeNumber(0),
+        minor: 0,
+        device_name: String::new(),
+        backing_device: None,
+        placement: Placement::Internal,
+        size_sectors: 0,
+        al_extents: if large { 67 } else { *rng.pick(&[67, 257, 1237]) },
+        on_io_error: if rng.chance(300) { OnIoError::PassOn } else { OnIoError::Detach },
+        disk_flushes: true,
+        md_flushes: true,
+        resync: ResyncSettings {
+            rate_kib: rng.spread(10_000, 250_000) as u32,
+            plan_ahead: if rng.coin() { 20 } else { 0 },
+            delay_target: 10,
+            fill_target: if rng.coin() { 100 } else { 0 },
+            max_rate_kib: rng.spread(50_000, 400_000) as u32,
+            min_rate_kib: if rng.coin() { 250 } else { 0 },
+        },
+    }
+}

@@ -1,0 +1,220 @@
+//! Short named stories: what a person would tell of a pair, played on the same world with the laws switched on.
+
+use shimai::model::state::{ConnectionState, DiskState, Role};
+use shimai::replica::event::Command;
+
+use crate::profile::{Fault, MILLISECOND, Profile, SECOND};
+use crate::world::World;
+
+/// Plays on a world in which nothing happens by itself.
+struct Story {
+    world: World,
+}
+
+impl Story {
+    /// Two nodes that were in sync before, or two blank ones.
+    fn begin(seed: u64, mebibytes: u64, born_in_sync: bool) -> Self {
+        let mut world = World::new(Profile::calm(seed, mebibytes, born_in_sync), true);
+        world.operator.idle = true;
+        world.start(0);
+        world.start(1);
+        let mut story = Self { world };
+        story.bring_up(0);
+        story.bring_up(1);
+        story
+    }
+
+    fn bring_up(&mut self, node: usize) {
+        for volume in 0..self.world.volumes() {
+            self.world.attach(node, volume);
+        }
+        self.world.connect(node);
+    }
+
+    /// Runs until it is so; a law broken or a minute without it ends the story.
+    fn until(&mut self, what: &str, is_so: impl Fn(&World) -> bool) {
+        let deadline = self.world.now + 120 * SECOND;
+        while !is_so(&self.world) {
+            if !self.world.step(deadline) {
+                self.tell();
+                let failure = self.world.failure.clone();
+                panic!("never: {what}; {failure:?}");
+            }
+        }
+    }
+
+    fn run_for(&mut self, time: u64) {
+        let until = self.world.now + time;
+        while self.world.step(until) {}
+        self.check();
+    }
+
+    fn check(&self) {
+        if let Some(failure) = &self.world.failure {
+            self.tell();
+            panic!("{}: {}", failure.law, failure.what);
+        }
+    }
+
+    fn tell(&self) {
+        self.world.timeline.iter().rev().take(80).rev().for_each(|line| println!("{line}"));
+    }
+
+    fn until_in_sync(&mut self) {
+        self.until("in sync", World::is_whole);
+    }
+
+    fn promote(&mut self, node: usize, force: bool) {
+        self.world.watch.forced |= force;
+        self.world.command(node, Command::Primary { force });
+        self.until("Primary", |world| world.facts(node, 0).is_some_and(|facts| facts.role == Role::Primary));
+        self.world.open(node, 0);
+    }
+
+    fn write(&mut self, node: usize, start: u64, sectors: u64) -> u64 {
+        self.world.write(node, 0, (start, start + sectors), false)
+    }
+
+    fn until_answered(&mut self) {
+        self.until("all answered", |world| world.client.outstanding.is_empty());
+    }
+
+    /// The power fails and stays away until `start`.
+    fn lose_power(&mut self, node: usize) {
+        self.world.lose_power(node, Some(u64::MAX / 8));
+    }
+
+    fn start(&mut self, node: usize) {
+        self.world.start(node);
+        self.until("device free", |world| world.nodes[node].disks[0].is_idle());
+        self.bring_up(node);
+    }
+
+    fn is_state(&mut self, node: usize, connection: ConnectionState) {
+        self.until(&format!("{connection}"), |world| {
+            world.facts(node, 0).is_some_and(|facts| facts.connection == connection)
+        });
+    }
+
+    fn acked(&self, id: u64) -> bool {
+        self.world.oracle.record(id).is_some_and(|record| record.acked)
+    }
+
+    fn end(mut self) {
+        self.until_in_sync();
+        self.run_for(5 * SECOND);
+        self.world.check_end();
+        self.check();
+    }
+}
+
+#[test]
+fn first_sync() {
+    let mut story = Story::begin(11, 6, false);
+    story.until("connected", |world| world.facts(0, 0).is_some_and(|facts| facts.is_connected()));
+    story.promote(0, true);
+    let id = story.write(0, 100, 16);
+    story.until_answered();
+    assert!(story.acked(id));
+    story.end();
+}
+
+#[test]
+fn writes_reach_both_disks() {
+    for seed in 0..10 {
+        let mut story = Story::begin(seed, 16, true);
+        story.until_in_sync();
+        story.promote(0, false);
+        for index in 0..40 {
+            story.write(0, index % 7 * 5, 16);
+        }
+        story.world.flush(0, 0);
+        story.until_answered();
+        story.end();
+    }
+}
+
+#[test]
+fn write_crash_failover() {
+    for seed in 20..30 {
+        let mut story = Story::begin(seed, 16, true);
+        story.until_in_sync();
+        story.promote(0, false);
+        let ids: Vec<u64> = (0..20).map(|index| story.write(0, index * 3, 8)).collect();
+        story.until_answered();
+        story.lose_power(0);
+        story.until("the loss noticed", |world| world.facts(1, 0).is_some_and(|facts| !facts.is_connected()));
+        story.promote(1, false);
+        story.world.read(1, 0, (0, 64));
+        story.write(1, 4, 8);
+        story.until_answered();
+        assert!(ids.iter().all(|&id| story.acked(id)));
+        story.start(0);
+        story.end();
+    }
+}
+
+#[test]
+fn a_secondary_that_was_away_gets_what_it_missed() {
+    for seed in 30..36 {
+        let mut story = Story::begin(seed, 32, true);
+        story.until_in_sync();
+        story.promote(0, false);
+        story.write(0, 0, 8);
+        story.until_answered();
+        story.lose_power(1);
+        story.until("the loss noticed", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
+        for index in 0..10 {
+            story.write(0, index * 2000, 24);
+        }
+        story.until_answered();
+        story.start(1);
+        story.end();
+    }
+}
+
+#[test]
+fn split_brain_ends_standalone() {
+    for seed in 40..46 {
+        let mut story = Story::begin(seed, 16, true);
+        story.until_in_sync();
+        story.promote(0, false);
+        story.world.network.blocked = [true; 2];
+        story.write(0, 0, 8);
+        story.until("noticed", |world| {
+            (0..2).all(|node| world.facts(node, 0).is_some_and(|facts| !facts.is_connected()))
+        });
+        story.until_answered();
+        story.promote(1, false);
+        story.write(1, 40, 8);
+        story.until_answered();
+        story.world.network.blocked = [false; 2];
+        story.until("refused", |world| {
+            (0..2).any(|node| world.facts(node, 0).is_some_and(|facts| facts.connection == ConnectionState::StandAlone))
+        });
+        story.run_for(10 * SECOND);
+        let connected = (0..2).any(|node| story.world.facts(node, 0).is_some_and(|facts| facts.is_connected()));
+        assert!(!connected, "a split brain must not be connected over");
+    }
+}
+
+#[test]
+fn resync_interrupted_resumes() {
+    for seed in 50..56 {
+        let mut story = Story::begin(seed, 8, false);
+        story.until("connected", |world| world.facts(0, 0).is_some_and(|facts| facts.is_connected()));
+        story.promote(0, true);
+        story.write(0, 100, 16);
+        story.is_state(1, ConnectionState::SyncTarget);
+        story.run_for(40 * MILLISECOND);
+        let was_syncing = story.world.facts(1, 0).is_some_and(|facts| facts.disk == DiskState::Inconsistent);
+        story.world.cut(Fault::Cut);
+        story.run_for(100 * MILLISECOND);
+        if was_syncing {
+            story.lose_power(1);
+            story.run_for(SECOND);
+            story.start(1);
+        }
+        story.end();
+    }
+}

@@ -1,0 +1,372 @@
+//! Two hosts, a network between them, applications on top: one seed's world, driven by a queue ordered by time.
+//!
+//! The world plays the engine: it performs the machine's actions in order and brings it what happens. Everything random
+//! comes from the seed; nothing depends on addresses, hashes or the clock on the wall.
+//!
+//! Not here: what must hold (`laws`), what people do (`operator`, `client`), what breaks (`faults`).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use shimai::metadata::layout::Layout;
+use shimai::model::ids::CommandId;
+use shimai::replica::Resource;
+use shimai::replica::action::Action;
+use shimai::replica::event::{Command, Event};
+
+use crate::client::Client;
+use crate::host::{Node, Process};
+use crate::laws::Watch;
+use crate::machine::{Facts, facts};
+use crate::network::Network;
+use crate::operator::Operator;
+use crate::oracle::Oracle;
+use crate::profile::{Fault, MICROSECOND, Profile, SECOND, name};
+use crate::rng::{Rng, mix};
+
+/// Lines of the timeline that are kept.
+const TIMELINE_MAX: usize = 4000;
+/// Events at one instant that mean the machine spins.
+const SPIN_MAX: u32 = 20_000;
+
+/// Something that will happen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Happening {
+    DiskEnds {
+        node: usize,
+        volume: usize,
+        number: u64,
+    },
+    Arrival {
+        link: u64,
+        side: usize,
+    },
+    Taken {
+        link: u64,
+        side: usize,
+    },
+    /// The process learns of its new socket.
+    Opened {
+        link: u64,
+        side: usize,
+    },
+    /// An end learns that its link is dead.
+    Notice {
+        link: u64,
+        side: usize,
+    },
+    Dial {
+        node: usize,
+        life: u32,
+        peer: usize,
+    },
+    DialFailed {
+        node: usize,
+        life: u32,
+        peer: usize,
+    },
+    Timer {
+        node: usize,
+        life: u32,
+    },
+    Burst {
+        volume: usize,
+    },
+    Manage,
+    Fault(Fault),
+    PartitionEnds,
+    DiskRepaired {
+        node: usize,
+    },
+    Resume {
+        node: usize,
+        volume: usize,
+    },
+    Restart {
+        node: usize,
+    },
+    Check,
+    Fork,
+}
+
+/// A law was broken.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) law: &'static str,
+    pub(crate) what: String,
+}
+
+/// Streams of randomness, so that one part does not disturb another.
+pub(crate) struct Streams {
+    pub(crate) disk: Rng,
+    pub(crate) wire: Rng,
+    pub(crate) client: Rng,
+    pub(crate) operator: Rng,
+    pub(crate) fault: Rng,
+    pub(crate) fork: Rng,
+}
+
+/// One seed's world.
+pub(crate) struct World {
+    pub(crate) profile: Profile,
+    pub(crate) layouts: Vec<Layout>,
+    pub(crate) now: u64,
+    queue: BTreeMap<(u64, u64), Happening>,
+    sequence: u64,
+    pub(crate) rng: Streams,
+    pub(crate) nodes: [Node; 2],
+    pub(crate) network: Network,
+    pub(crate) client: Client,
+    pub(crate) operator: Operator,
+    pub(crate) oracle: Oracle,
+    pub(crate) watch: Watch,
+    pub(crate) healing: bool,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) events: u64,
+    pub(crate) counts: BTreeMap<String, u64>,
+    pub(crate) hash: u64,
+    pub(crate) verbose: bool,
+    pub(crate) timeline: VecDeque<String>,
+    next_command: u64,
+    spins: u32,
+    actions: Vec<Action>,
+}
+
+impl World {
+    pub(crate) fn new(profile: Profile, verbose: bool) -> Self {
+        let base = Rng::new(mix(profile.seed ^ 0x5717_a015));
+        let volumes = profile.device_bytes.len();
+        let layouts: Vec<Layout> = (0..volumes).map(|volume| profile.layout(volume)).collect();
+        let nodes = [0, 1].map(|node| Node::new(&profile, &layouts, node));
+        Self {
+            network: Network::new(profile.wire.clone()),
+            client: Client::new(volumes),
+            operator: Operator::new(&profile),
+            oracle: Oracle::new(volumes),
+            watch: Watch::new(volumes),
+            layouts,
+            now: 0,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            rng: Streams {
+                disk: base.fork(1),
+                wire: base.fork(2),
+                client: base.fork(3),
+                operator: base.fork(4),
+                fault: base.fork(5),
+                fork: base.fork(6),
+            },
+            nodes,
+            healing: false,
+            failure: None,
+            events: 0,
+            counts: BTreeMap::new(),
+            hash: profile.seed,
+            verbose,
+            timeline: VecDeque::new(),
+            next_command: 1,
+            spins: 0,
+            actions: Vec::new(),
+            profile,
+        }
+    }
+
+    pub(crate) fn volumes(&self) -> usize {
+        self.layouts.len()
+    }
+
+    pub(crate) fn at(&mut self, time: u64, happening: Happening) -> (u64, u64) {
+        self.sequence += 1;
+        let key = (time.max(self.now), self.sequence);
+        self.queue.insert(key, happening);
+        key
+    }
+
+    pub(crate) fn after(&mut self, delay: u64, happening: Happening) {
+        self.at(self.now + delay, happening);
+    }
+
+    pub(crate) fn fail(&mut self, law: &'static str, what: impl Into<String>) {
+        let what = what.into();
+        if self.failure.is_none() {
+            self.note(|| format!("BROKEN {law}: {what}"));
+            self.failure = Some(Failure { law, what });
+        }
+    }
+
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
+        if self.verbose {
+            if self.timeline.len() == TIMELINE_MAX {
+                self.timeline.pop_front();
+            }
+            let time = self.now;
+            self.timeline.push_back(format!("{:>6}.{:06} {}", time / SECOND, time % SECOND / 1000, line()));
+        }
+    }
+
+    pub(crate) fn count(&mut self, what: &str) {
+        match self.counts.get_mut(what) {
+            Some(count) => *count += 1,
+            None => {
+                self.counts.insert(what.to_owned(), 1);
+            }
+        }
+    }
+
+    pub(crate) fn is_up(&self, node: usize) -> bool {
+        self.nodes[node].process.is_some()
+    }
+
+    pub(crate) fn facts(&self, node: usize, volume: usize) -> Option<Facts> {
+        self.nodes[node].process.as_ref().map(|process| facts(&process.resource, volume))
+    }
+
+    /// Runs the next thing in the queue. False when there is none before `until` or a law is broken.
+    pub(crate) fn step(&mut self, until: u64) -> bool {
+        if self.failure.is_some() {
+            return false;
+        }
+        let Some((&(time, _), _)) = self.queue.first_key_value() else { return false };
+        if time > until {
+            self.now = until;
+            return false;
+        }
+        let Some(((time, _), happening)) = self.queue.pop_first() else { return false };
+        self.spins = if time > self.now { 0 } else { self.spins + 1 };
+        if self.spins > SPIN_MAX {
+            self.fail("L2", format!("{SPIN_MAX} events without time passing; the last is {happening:?}"));
+        }
+        self.now = time;
+        self.hash = mix(self.hash ^ time);
+        self.happen(happening);
+        true
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::DiskEnds { node, volume, number } => self.on_disk_end(node, volume, number),
+            Happening::Arrival { link, side } => self.on_arrival(link, side),
+            Happening::Taken { link, side } => self.on_taken(link, side),
+            Happening::Opened { link, side } => self.on_opened(link, side),
+            Happening::Notice { link, side } => self.on_notice(link, side),
+            Happening::Dial { node, life, peer } => self.on_dial(node, life, peer),
+            Happening::DialFailed { node, life, peer } => self.on_dial_failed(node, life, peer),
+            Happening::Timer { node, life } => self.on_timer(node, life),
+            Happening::Burst { volume } => self.on_burst(volume),
+            Happening::Manage => self.on_manage(),
+            Happening::Fault(fault) => self.on_fault(fault),
+            Happening::PartitionEnds => self.network.blocked = [false; 2],
+            Happening::DiskRepaired { node } => self.nodes[node].disks.iter_mut().for_each(|disk| disk.dead = false),
+            Happening::Resume { node, volume } => self.command(node, Command::ResumeSync { volume }),
+            Happening::Restart { node } => self.start(node),
+            Happening::Check => self.on_check(),
+            Happening::Fork => self.on_fork(),
+        }
+    }
+
+    /// A new process on a host.
+    pub(crate) fn start(&mut self, node: usize) {
+        if self.is_up(node) {
+            return;
+        }
+        self.note(|| format!("{}: starts", name(node)));
+        let volumes = self.volumes();
+        let host = &mut self.nodes[node];
+        host.life += 1;
+        host.process = Some(Process {
+            resource: Resource::new(self.profile.settings(node, host.life)),
+            timer: None,
+            holds: vec![false; volumes],
+            connecting: false,
+            refused: false,
+        });
+        self.watch.forget(node);
+        self.operator.started(node);
+        self.arm(node);
+    }
+
+    /// Gives the machine an event and does what it asks for.
+    pub(crate) fn deliver(&mut self, node: usize, event: Event) {
+        let clock = self.nodes[node].clock(self.now);
+        let Some(process) = self.nodes[node].process.as_mut() else { return };
+        self.events += 1;
+        let mut actions = std::mem::take(&mut self.actions);
+        process.resource.handle(clock, event, &mut actions);
+        process.resource.check();
+        self.hash = mix(self.hash ^ (actions.len() as u64) << 8 ^ node as u64);
+        for action in actions.drain(..) {
+            self.perform(node, action);
+        }
+        self.actions = actions;
+        self.observe(node);
+        self.arm(node);
+    }
+
+    /// Commands are answered later, or never.
+    pub(crate) fn command(&mut self, node: usize, command: Command) {
+        if self.is_up(node) {
+            self.note(|| format!("{}: {command:?}", name(node)));
+            let id = CommandId(self.next_command);
+            self.next_command += 1;
+            self.operator.asked(id, node, &command);
+            self.deliver(node, Event::Command { id, command });
+        }
+    }
+
+    fn perform(&mut self, node: usize, action: Action) {
+        match action {
+            Action::Disk { volume, ticket, operation } => self.begin_disk(node, volume, ticket, operation),
+            Action::ReleaseDisk { volume } => self.release_disk(node, volume),
+            Action::Dial { peer } => {
+                let life = self.nodes[node].life;
+                let delay = self.rng.wire.spread(50 * MICROSECOND, 3 * self.profile.wire.latency_max);
+                self.after(delay, Happening::Dial { node, life, peer });
+            }
+            Action::Send { socket, head, payload } => self.send(socket, head, payload),
+            Action::Throttle { socket, stop } => self.throttle(socket, stop),
+            Action::Close { socket, graceful } => self.close(socket, graceful),
+            Action::Reply { id, result } => self.on_reply(node, id, result),
+            Action::Answer { id, result } => {
+                self.note(|| format!("{}: answers {result:?}", name(node)));
+                if let Err(text) = self.operator.answered(id, result.is_ok()) {
+                    self.fail("R1", text);
+                }
+            }
+            Action::Log { level, sentence } => {
+                self.note(|| format!("{}: [{level:?}] {sentence}", name(node)));
+            }
+        }
+    }
+
+    fn arm(&mut self, node: usize) {
+        let now = self.now;
+        let host = &mut self.nodes[node];
+        let life = host.life;
+        let due = host.process.as_ref().and_then(|process| process.resource.next_deadline());
+        let due = due.map(|instant| host.world_time(instant).max(now));
+        let Some(process) = host.process.as_mut() else { return };
+        let old = process.timer.take();
+        if let (Some(key), Some(due)) = (old, due)
+            && key.0 == due
+            && self.queue.contains_key(&key)
+        {
+            process.timer = old;
+            return;
+        }
+        if let Some(key) = old {
+            self.queue.remove(&key);
+        }
+        let key = due.map(|due| self.at(due, Happening::Timer { node, life }));
+        if let Some(process) = self.nodes[node].process.as_mut() {
+            process.timer = key;
+        }
+    }
+
+    fn on_timer(&mut self, node: usize, life: u32) {
+        if self.nodes[node].life == life {
+            if let Some(process) = self.nodes[node].process.as_mut() {
+                process.timer = None;
+            }
+            self.deliver(node, Event::Timer);
+        }
+    }
+}
