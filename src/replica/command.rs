@@ -158,20 +158,20 @@ impl Resource {
     }
 
     fn invalidate(&mut self, id: CommandId, volume: usize, remote: bool) {
-        for peer in 0..self.peers.len() {
-            let view = self.view(volume, peer);
-            let conn = if remote { ConnectionState::StartingSyncS } else { ConnectionState::StartingSyncT };
-            let wanted = View { conn, ..view };
-            if view.conn < ConnectionState::Connected {
-                return self.invalidate_alone(id, volume, peer, remote);
-            }
-            if let Err(code) = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish) {
-                return self.answer(id, Err(code.into()));
-            }
-            let agreement = if remote { Agreement::InvalidateRemote(id) } else { Agreement::Invalidate(id) };
-            return self.ask_connection(volume, peer, conn, agreement);
+        let Some(peer) = (0..self.peers.len()).next() else {
+            return self.answer(id, Err(StateRefusal::NoNetConfig.into()));
+        };
+        let view = self.view(volume, peer);
+        let conn = if remote { ConnectionState::StartingSyncS } else { ConnectionState::StartingSyncT };
+        let wanted = View { conn, ..view };
+        if view.conn < ConnectionState::Connected {
+            return self.invalidate_alone(id, volume, peer, remote);
         }
-        self.answer(id, Err(StateRefusal::NoNetConfig.into()));
+        if let Err(code) = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish) {
+            return self.answer(id, Err(code.into()));
+        }
+        let agreement = if remote { Agreement::InvalidateRemote(id) } else { Agreement::Invalidate(id) };
+        self.ask_connection(volume, peer, conn, agreement);
     }
 
     /// Without a connection only what concerns nobody else is allowed.

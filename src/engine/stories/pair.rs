@@ -1,10 +1,12 @@
 //! Two nodes and the link between them.
 
 use super::node::{Node, addresses};
+use crate::control::refusal::StateRefusal;
 use crate::control::status::ResourceStatus;
 use crate::engine::ResourceSpec;
 use crate::model::state::{ConnectionState, DiskState, Role};
 use crate::replica::event::Command;
+use crate::replica::refusal::Code;
 use crate::replica::settings::PeerSettings;
 use crate::wire::auth::{DigestAlgorithm, HmacAlgorithm};
 use crate::wire::packet::ReplicationProtocol;
@@ -203,4 +205,53 @@ fn peers_that_authenticate_and_check_digests_replicate() {
         peer.integrity = Some(DigestAlgorithm::Sha1);
         peer.csums = Some(DigestAlgorithm::Md5);
     });
+}
+
+#[test]
+fn a_second_primary_is_refused_and_a_primary_hands_over() {
+    let nodes = in_sync();
+    let refusal = nodes[1].command(Command::Primary { force: false }).unwrap_err();
+    assert_eq!(refusal.code, Code::State(StateRefusal::TwoPrimaries), "{refusal}");
+    demote(&nodes[0]);
+    nodes[1].command(Command::Primary { force: false }).unwrap();
+    nodes[0].wait("told", |status| status.peers[0].role == Role::Primary);
+}
+
+#[test]
+fn an_invalidated_copy_is_fetched_again() {
+    let nodes = in_sync();
+    nodes[1].command(Command::Invalidate { volume: 0 }).unwrap();
+    nodes[1].command(Command::WaitSync { volume: 0 }).unwrap();
+    for node in &nodes {
+        node.wait("in sync again", is_in_sync);
+    }
+    nodes[0].command(Command::InvalidateRemote { volume: 0 }).unwrap();
+    nodes[0].command(Command::WaitSync { volume: 0 }).unwrap();
+    for node in &nodes {
+        node.wait("in sync again", is_in_sync);
+    }
+    assert_equal(&nodes);
+}
+
+#[test]
+fn a_primary_without_its_disk_goes_on_through_its_peer() {
+    let nodes = in_sync();
+    let mut client = nodes[0].open("data").unwrap();
+    client.write(0, &[1; 8192], false).unwrap();
+    nodes[0].command(Command::Detach { volume: 0, force: false }).unwrap();
+    assert_eq!(client.read(0, 8192).unwrap(), vec![1; 8192]);
+    client.write(4096, &[2; 1 << 20], true).unwrap();
+    assert_eq!(client.read(4096, 1 << 20).unwrap(), vec![2; 1 << 20]);
+    nodes[0].attach().unwrap();
+    for node in &nodes {
+        node.wait("in sync again", is_in_sync);
+    }
+    assert_equal(&nodes);
+}
+
+#[test]
+fn both_nodes_stop_gracefully() {
+    let nodes = in_sync();
+    nodes[0].stop().unwrap();
+    nodes[1].stop().unwrap();
 }
