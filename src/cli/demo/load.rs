@@ -205,7 +205,7 @@ impl Load {
 
     /// Reads back every block that was ever written.
     pub(super) fn verify(&mut self, mut connection: Connection) -> anyhow::Result<Verdict> {
-        let written = |block: &Block| block.acknowledged > 0 || block.uncertain.is_some();
+        let written = |block: &Block| block.version > 0;
         let wanted: Vec<u64> =
             (0..BLOCKS).filter(|&block| self.blocks.get(block as usize).is_some_and(written)).collect();
         let mut verdict = Verdict::default();

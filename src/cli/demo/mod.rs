@@ -63,16 +63,16 @@ fn play(pair: &mut Pair, timeline: &mut Timeline, seconds: Duration) -> anyhow::
     let mut load = Load::new()?;
     let running = load.start(Connection::open(&pair.nbd(ALICE))?);
     timeline.say("load", "writes of 4 KiB, 16 in flight, each block stamped, a flush now and then");
-    std::thread::sleep(seconds);
+    pause(seconds);
     let killed = Instant::now();
     pair.kill(ALICE)?;
     load = running.abandon()?;
     let before = load.acknowledged();
     timeline.say("load", &format!("{} writes acknowledged by alice", thousands(before)));
-    timeline.bad("alice", &format!("killed (SIGKILL) with {} writes in flight", load.uncertain()));
+    timeline.bad("alice", &format!("killed (SIGKILL); writes in flight: {}", load.uncertain()));
 
     let (running, promoted) = take_over(pair, load, timeline)?;
-    std::thread::sleep(seconds);
+    pause(seconds);
     pair.bury(ALICE)?;
     pair.start(ALICE)?;
     pair.ask(ALICE, Verb::Up)?;
@@ -118,7 +118,7 @@ fn take_over(pair: &Pair, load: Load, timeline: &mut Timeline) -> anyhow::Result
         match pair.ask(BOB, Verb::Primary) {
             Ok(()) => break,
             Err(error) if begun.elapsed() > TAKEOVER_PATIENCE => return Err(error.context("bob is not promoted")),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            Err(_) => pause(Duration::from_millis(5)),
         }
     }
     let promoted = begun.elapsed();
@@ -165,6 +165,12 @@ fn check_both(pair: &Pair, load: &mut Load, timeline: &mut Timeline) -> anyhow::
         bail!("nothing was written, so nothing was shown");
     }
     Ok(verdicts)
+}
+
+/// Lets time pass: for the load to work, or before asking again.
+#[expect(clippy::disallowed_methods, reason = "a demonstration lasts as long as it was asked to")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 /// `1234567` as `1,234,567`.

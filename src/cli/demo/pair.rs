@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::pause;
 use crate::cli::client::{ClientError, ask};
 use crate::cli::nbd::{Address, Place};
 use crate::control::status::ResourceStatus;
@@ -151,7 +152,7 @@ impl Pair {
                 Err(error) if begun.elapsed() > START_PATIENCE => {
                     return Err(error.context(format!("{}'s daemon does not answer", node.0)));
                 }
-                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                Err(_) => pause(Duration::from_millis(5)),
             }
         }
     }
@@ -197,7 +198,7 @@ impl Pair {
         let begun = Instant::now();
         loop {
             match self.ask(node, Verb::Secondary) {
-                Err(_) if begun.elapsed() < Duration::from_secs(5) => std::thread::sleep(Duration::from_millis(10)),
+                Err(_) if begun.elapsed() < Duration::from_secs(5) => pause(Duration::from_millis(10)),
                 result => return result,
             }
         }
@@ -268,7 +269,7 @@ impl Pair {
                 }
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(5));
+            pause(Duration::from_millis(5));
         }
         process.kill()?;
         process.wait()?;
