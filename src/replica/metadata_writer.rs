@@ -108,15 +108,6 @@ impl MetadataWriter {
     pub(super) fn is_durable(&self, version: u64) -> bool {
         self.durable >= version
     }
-
-    /// Whether nothing is being written and nothing waits.
-    pub(super) fn is_idle(&self) -> bool {
-        self.writing.is_none()
-            && self.wanted == self.durable
-            && self.pages_writing.is_empty()
-            && self.pages_wanted.is_empty()
-            && self.record.is_none()
-    }
 }
 
 impl Disk {
