@@ -55,8 +55,23 @@ const LAYERS: &[(&str, &[&str])] = &[
             "engine",
         ],
     ),
-    // Talks to the daemon over `control`, never to its insides; does the offline work on metadata itself.
-    ("cli", &["model", "io", "metadata", "wire", "config", "control", "activity_log", "bitmap", "generation", "nbd"]),
+    // Talks to the daemon over `control`, never to its insides. Of the engine it uses `offline`: metadata of idle disks.
+    (
+        "cli",
+        &[
+            "model",
+            "io",
+            "metadata",
+            "wire",
+            "config",
+            "control",
+            "activity_log",
+            "bitmap",
+            "generation",
+            "nbd",
+            "engine",
+        ],
+    ),
     ("bin", &["cli", "daemon"]),
 ];
 

@@ -1,2 +1,10 @@
 //! The daemon.
-fn main() {}
+
+use clap::Parser;
+use std::process::ExitCode;
+
+use shimai::daemon::{Arguments, run};
+
+fn main() -> ExitCode {
+    run(Arguments::parse())
+}

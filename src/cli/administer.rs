@@ -118,7 +118,7 @@ impl<O: Write, E: Write, P: Write> Page<O, E, P> {
 
     /// Names the command that helps. A failure never exits with 0, whatever the daemon says.
     fn end(&mut self, exit: i32, next: Option<String>) -> io::Result<u8> {
-        next.map_or(Ok(()), |next| writeln!(self.err, "What helps: shimai {next}"))?;
+        next.map_or(Ok(()), |next| writeln!(self.err, "next: shimai {next}"))?;
         Ok(u8::try_from(exit).ok().filter(|&exit| exit != 0).unwrap_or(1))
     }
 }
@@ -159,10 +159,7 @@ mod tests {
         let refusal = Response::refused(StateRefusal::NoUpToDateDisk, Some("connect data".into()));
         let (exit, out, err) = printed(vec![refusal]);
         assert_eq!((exit, out.as_str()), (Some(17), ""));
-        assert_eq!(
-            err,
-            "data: State change failed: (-2) Need access to UpToDate data\nWhat helps: shimai connect data\n"
-        );
+        assert_eq!(err, "data: State change failed: (-2) Need access to UpToDate data\nnext: shimai connect data\n");
     }
 
     #[test]

@@ -321,28 +321,49 @@ pub struct Demo {
     /// Leave the pair running and its files in place
     #[arg(long)]
     pub keep: bool,
+    /// How long the load runs before and after the crash
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
 }
 
 /// What `bench` can do.
-const LOADS: [&str; 4] = ["read", "write", "randread", "randwrite"];
+const LOADS: [&str; 5] = ["read", "write", "randread", "randwrite", "randrw"];
 
 /// Options of `bench`.
 #[derive(Args, Clone, Debug)]
 pub struct Bench {
-    /// An NBD address (nbd://… or nbd+unix://…), or a resource
+    /// An NBD address (nbd://… or nbd+unix://…), or RESOURCE[/VOLUME] of this node
     pub volume: String,
-    /// What to do
-    #[arg(long, value_name = "LOAD", default_value = "randwrite", value_parser = LOADS)]
+    /// What to do; what writes destroys what is on the volume
+    #[arg(long, value_name = "LOAD", default_value = "randread", value_parser = LOADS)]
     pub load: String,
-    /// Bytes of a request
-    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
-    pub block_bytes: u32,
-    /// Requests in flight
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    /// Bytes of a request; with several sizes each request takes one by chance
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values_t = [4096])]
+    pub block_bytes: Vec<u32>,
+    /// Requests in flight on each connection
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub depth: u32,
+    /// Connections, each served by a thread
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub connections: u32,
     /// For how long
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub seconds: u64,
+    /// Of 100 requests of randrw, how many read
+    #[arg(long, value_name = "PERCENT", default_value_t = 70, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub read_percent: u8,
+    /// A flush after so many writes; 0 is never
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub flush_every: u32,
+    /// Of 100 writes, how many have to be stable before they are answered (FUA)
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub fua_percent: u8,
+    /// Use only so many bytes from the start of the volume
+    #[arg(long, value_name = "BYTES")]
+    pub range_bytes: Option<u64>,
+    /// Print JSON
+    #[arg(long, short = 'j')]
+    pub json: bool,
 }
 
 impl Command {

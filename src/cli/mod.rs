@@ -1,12 +1,22 @@
 //! The command line: what an administrator types, and what comes back.
 //!
 //! A command is parsed (`arguments`), becomes one request to the daemon (`client`), and its answer is printed
-//! (`administer`); what takes long shows where it stands (`progress`). Work on the metadata of a disk that is not in use is
-//! done here, without the daemon.
+//! (`administer`); what takes long shows where it stands (`progress`). Work on the metadata of a disk that is not in use
+//! (`metadata`) and on the configuration (`configuration`) is done here, without the daemon. `demo` and `bench` are NBD
+//! clients like any other (`nbd`).
 //!
 //! Not here: what a command does to a running resource (`daemon`, `replica`), what messages look like (`control`).
 
 pub mod administer;
 pub mod arguments;
+mod bench;
 pub mod client;
+mod configuration;
+mod demo;
+mod dispatch;
+mod histogram;
+mod metadata;
+mod nbd;
 pub mod progress;
+
+pub use dispatch::run;

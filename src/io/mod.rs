@@ -15,6 +15,7 @@ pub mod buffer;
 pub mod bulk;
 pub mod clock;
 pub mod descriptor;
+pub mod files;
 mod geometry;
 pub mod mapped;
 pub mod process;

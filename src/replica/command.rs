@@ -46,9 +46,6 @@ impl Commands {
     pub(super) fn forget_detach(&mut self, id: CommandId) {
         self.detaching.retain(|(_, waiting)| *waiting != id);
     }
-
-    /// A disk has been released; its detach commands are answered by `settle_commands`.
-    pub(super) fn disk_released(&mut self, _volume: usize) {}
 }
 
 impl Resource {
@@ -158,20 +155,20 @@ impl Resource {
     }
 
     fn invalidate(&mut self, id: CommandId, volume: usize, remote: bool) {
-        for peer in 0..self.peers.len() {
-            let view = self.view(volume, peer);
-            let conn = if remote { ConnectionState::StartingSyncS } else { ConnectionState::StartingSyncT };
-            let wanted = View { conn, ..view };
-            if view.conn < ConnectionState::Connected {
-                return self.invalidate_alone(id, volume, peer, remote);
-            }
-            if let Err(code) = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish) {
-                return self.answer(id, Err(code.into()));
-            }
-            let agreement = if remote { Agreement::InvalidateRemote(id) } else { Agreement::Invalidate(id) };
-            return self.ask_connection(volume, peer, conn, agreement);
+        let Some(peer) = (0..self.peers.len()).next() else {
+            return self.answer(id, Err(StateRefusal::NoNetConfig.into()));
+        };
+        let view = self.view(volume, peer);
+        let conn = if remote { ConnectionState::StartingSyncS } else { ConnectionState::StartingSyncT };
+        let wanted = View { conn, ..view };
+        if view.conn < ConnectionState::Connected {
+            return self.invalidate_alone(id, volume, peer, remote);
         }
-        self.answer(id, Err(StateRefusal::NoNetConfig.into()));
+        if let Err(code) = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish) {
+            return self.answer(id, Err(code.into()));
+        }
+        let agreement = if remote { Agreement::InvalidateRemote(id) } else { Agreement::Invalidate(id) };
+        self.ask_connection(volume, peer, conn, agreement);
     }
 
     /// Without a connection only what concerns nobody else is allowed.

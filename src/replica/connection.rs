@@ -28,7 +28,7 @@ impl Resource {
         let pause = if pause.is_zero() { pause } else { pause + jitter };
         let times = state.times();
         let establish = Establish::begin(now, pause, times, state.settings.address_is_lower);
-        state.connection = Connection::Establishing(establish);
+        state.connection = Connection::Establishing(Box::new(establish));
         self.set_connection(peer, ConnectionState::Unconnected);
         self.set_connection(peer, ConnectionState::WfConnection);
         self.on_establish_timer(peer);

@@ -211,10 +211,10 @@ impl Resource {
         }
         let decided = self.view(volume, peer).conn;
         let peer_undecided = theirs.conn <= C::Connected && theirs.disk != DiskState::Negotiating;
-        if old.conn > C::WfReportParams && decided > C::Connected && old.conn == C::Connected && peer_undecided {
-            self.send_uuids(volume, peer);
-            self.send_state(volume, peer);
-        } else if theirs.disk == DiskState::Negotiating && old.conn == C::Connected && !was_negotiating {
+        let we_want_sync = decided > C::Connected && peer_undecided;
+        let peer_attaches = theirs.disk == DiskState::Negotiating && !was_negotiating;
+        if old.conn == C::Connected && (we_want_sync || peer_attaches) {
+            // The peer decides on what we tell it now.
             self.send_uuids(volume, peer);
             self.send_state(volume, peer);
         }
@@ -230,10 +230,10 @@ impl Resource {
 
     /// In step with the peer from here on: a diskless node shows the peer's generation.
     fn exchange_generations(&mut self, volume: usize, peer: usize) {
-        if !self.volumes[volume].has_disk() {
-            if let Some(tuple) = self.peer_tuple(volume, peer) {
-                self.volumes[volume].exposed = tuple.current;
-            }
+        if !self.volumes[volume].has_disk()
+            && let Some(tuple) = self.peer_tuple(volume, peer)
+        {
+            self.volumes[volume].exposed = tuple.current;
         }
     }
 }

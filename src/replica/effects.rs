@@ -154,10 +154,11 @@ impl Resource {
     /// while the peer detaches must not make it forget.
     fn settle_crashed_primary(&mut self, volume: usize, peer: usize, new: View) {
         let both = new.disk == DiskState::UpToDate && new.pdsk == DiskState::UpToDate;
-        if both && self.bits_left(volume, peer) == 0 {
-            if let Some(disk) = &mut self.volumes[volume].disk {
-                disk.crashed_primary = false;
-            }
+        if both
+            && self.bits_left(volume, peer) == 0
+            && let Some(disk) = &mut self.volumes[volume].disk
+        {
+            disk.crashed_primary = false;
         }
     }
 

@@ -115,15 +115,6 @@ impl MetadataWriter {
     pub(super) fn is_durable(&self, version: u64) -> bool {
         self.durable >= version
     }
-
-    /// Whether nothing is being written and nothing waits.
-    pub(super) fn is_idle(&self) -> bool {
-        self.writing.is_none()
-            && self.wanted == self.durable
-            && self.pages_writing.is_empty()
-            && self.pages_wanted.is_empty()
-            && self.record.is_none()
-    }
 }
 
 impl Disk {
@@ -337,12 +328,12 @@ impl Resource {
     }
 
     /// The disk went away before `then` could follow: whoever waits for an answer gets one.
-    pub(super) fn do_without_disk(&mut self, volume: usize, then: Then) {
+    pub(super) fn do_without_disk(&mut self, then: Then) {
         match then {
             Then::Answer(id) => self.answer(id, Err(StateRefusal::IsDiskless.into())),
-            Then::Promoted => self.promoted_on_disk(volume),
-            Then::Forced => self.forced_generation_is_durable(volume),
             Then::DemotedPages | Then::Demoted => self.demoted_on_disk(),
+            // `promotion_lost_disk` has seen to these.
+            Then::Promoted | Then::Forced => {}
             Then::Attached | Then::ClosePages | Then::Closed | Then::TellPeers => {}
             Then::SourcePages(_) | Then::SourceReady(_) => {}
             Then::TargetPages(_) | Then::TargetReady(_) | Then::TargetPagesFinal(_) | Then::TargetFinished(_) => {}

@@ -24,6 +24,7 @@ pub mod event;
 pub mod inspect;
 pub mod refusal;
 pub mod settings;
+pub mod why;
 
 mod activity;
 mod attach;

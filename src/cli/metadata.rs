@@ -1,0 +1,169 @@
+//! Verbs that work on the metadata of disks that are not in use. The lock on the disk keeps a running daemon out of the
+//! way, and us out of its.
+
+use std::fmt::Display;
+use std::io::{Read, Write};
+
+use anyhow::Context;
+
+use super::arguments::{Common, CreateMd, DumpMd, Forced, RestoreMd, Target};
+use super::configuration::resources;
+use crate::config::{MetaDisk, Resource, Volume};
+use crate::engine::offline::{self, MetadataPlace, NewMetadata, OfflineError};
+use crate::metadata::layout::{Format, Placement, Striping};
+
+/// Exit code: wrong usage.
+const EXIT_USAGE: u8 = 1;
+
+/// One volume's metadata.
+struct Place {
+    /// `RESOURCE/VOLUME`.
+    name: String,
+    place: MetadataPlace,
+    /// How many nodes may need a bitmap of their own.
+    peers: u32,
+    /// The peer whose generations are shown.
+    peer: usize,
+}
+
+/// The places that are meant; a volume without a disk has none.
+fn places(common: &Common, target: &Target) -> anyhow::Result<Result<Vec<Place>, u8>> {
+    let found = match resources(common, target)? {
+        Ok(found) => found,
+        Err(exit) => return Ok(Err(exit)),
+    };
+    let mut places = Vec::new();
+    for resource in &found {
+        let is_meant = |volume: &&Volume| target.volume.is_none_or(|number| number == volume.number.0);
+        places.extend(resource.volumes.iter().filter(is_meant).filter_map(|volume| place(resource, volume)));
+    }
+    if places.is_empty() {
+        eprintln!("{}: there is no such volume with a disk on this node", shown(target));
+        return Ok(Err(EXIT_USAGE));
+    }
+    Ok(Ok(places))
+}
+
+fn place(resource: &Resource, volume: &Volume) -> Option<Place> {
+    let disk = volume.disk.as_ref()?;
+    let (path, placement) = match &volume.meta {
+        MetaDisk::Internal => (disk, Placement::Internal),
+        MetaDisk::Flexible(path) => (path, Placement::FlexibleExternal),
+        MetaDisk::Indexed(path, index) => (path, Placement::Indexed(*index)),
+    };
+    Some(Place {
+        name: format!("{}/{}", resource.name, volume.number),
+        place: MetadataPlace { path: path.into(), placement },
+        peers: u32::try_from(resource.peers.len()).unwrap_or(u32::MAX).max(1),
+        peer: resource.peers.first().map_or(0, |peer| peer.node_id.index()),
+    })
+}
+
+fn shown(target: &Target) -> String {
+    match (&target.resource, target.volume) {
+        (Some(name), Some(volume)) => format!("{name}/{volume}"),
+        (Some(name), None) => name.clone(),
+        (None, _) => "all".into(),
+    }
+}
+
+/// Does something on each place; the highest exit code counts.
+fn each(common: &Common, target: &Target, act: impl Fn(&Place) -> Result<String, OfflineError>) -> anyhow::Result<u8> {
+    let places = match places(common, target)? {
+        Ok(places) => places,
+        Err(exit) => return Ok(exit),
+    };
+    let mut highest = 0;
+    for place in &places {
+        match act(place) {
+            Ok(text) => std::io::stdout().write_all(text.as_bytes())?,
+            Err(error) => highest = highest.max(complain(&place.name, &error)),
+        }
+    }
+    Ok(highest)
+}
+
+fn complain(name: &str, error: &OfflineError) -> u8 {
+    let say = |error: &dyn Display| eprintln!("{name}: {error}");
+    say(error);
+    match error {
+        OfflineError::NoMetadata { .. } => eprintln!("next: shimai create-md {name}"),
+        OfflineError::Unclean { .. } => eprintln!("next: shimai apply-al {name}"),
+        _ => {}
+    }
+    u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE)
+}
+
+/// `create-md`.
+pub(super) fn create_md(common: &Common, options: &CreateMd) -> anyhow::Result<u8> {
+    let format: Format = options.format.parse()?;
+    each(common, &options.target, |place| {
+        let max_peers = match format {
+            Format::V08 => 1,
+            Format::V09 => options.max_peers.map_or(place.peers, u32::from),
+        };
+        let new = NewMetadata { format, max_peers, striping: Striping::default(), force: options.force };
+        offline::create_md(&place.place, &new)
+    })
+}
+
+/// `dump-md`.
+pub(super) fn dump_md(common: &Common, options: &DumpMd) -> anyhow::Result<u8> {
+    each(common, &options.target, |place| offline::dump_md(&place.place, options.force))
+}
+
+/// `restore-md`: one volume, one text.
+pub(super) fn restore_md(common: &Common, options: &RestoreMd) -> anyhow::Result<u8> {
+    let places = match places(common, &options.target)? {
+        Ok(places) => places,
+        Err(exit) => return Ok(exit),
+    };
+    let [place] = &places[..] else {
+        eprintln!("{}: has {} volumes; name one, as RESOURCE/VOLUME", shown(&options.target), places.len());
+        return Ok(EXIT_USAGE);
+    };
+    let text = match &options.file {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+        None => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            text
+        }
+    };
+    match offline::restore_md(&place.place, &text, options.force) {
+        Ok(text) => std::io::stdout().write_all(text.as_bytes())?,
+        Err(error) => return Ok(complain(&place.name, &error)),
+    }
+    Ok(0)
+}
+
+/// `wipe-md`: only when told twice, since nothing brings it back.
+pub(super) fn wipe_md(common: &Common, options: &Forced) -> anyhow::Result<u8> {
+    if !options.force {
+        let target = shown(&options.target);
+        eprintln!("{target}: without its metadata the disk is no replica any more; nothing was changed");
+        eprintln!("next: shimai wipe-md --force {target}");
+        return Ok(EXIT_USAGE);
+    }
+    each(common, &options.target, |place| offline::wipe_md(&place.place))
+}
+
+/// `apply-al`.
+pub(super) fn apply_al(common: &Common, target: &Target) -> anyhow::Result<u8> {
+    each(common, target, |place| offline::apply_al_md(&place.place))
+}
+
+/// `show-gi` of disks that no daemon has.
+pub(super) fn show_gi(common: &Common, target: &Target) -> anyhow::Result<u8> {
+    each(common, target, |place| offline::show_gi(&place.place, place.peer))
+}
+
+/// `get-gi` of disks that no daemon has.
+pub(super) fn get_gi(common: &Common, target: &Target) -> anyhow::Result<u8> {
+    each(common, target, |place| offline::get_gi(&place.place, place.peer))
+}
+
+/// `outdate` of disks that no daemon has.
+pub(super) fn outdate(common: &Common, target: &Target) -> anyhow::Result<u8> {
+    each(common, target, |place| offline::outdate(&place.place))
+}

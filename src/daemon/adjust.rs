@@ -1,0 +1,303 @@
+//! `adjust`: what lies between what runs and what the configuration says, as commands; then those commands.
+//!
+//! The plan is made before anything is done, from values alone, so that `--dry-run` shows exactly what would happen. What
+//! can change while the resource runs is changed; addresses, disks and the set of volumes need the resource to go down
+//! and up, which is refused while it is Primary. Resources that the configuration no longer has are left alone, as DRBD
+//! does.
+
+use std::fmt;
+
+use super::node::Node;
+use super::operate;
+use super::problem::Problem;
+use super::running::Running;
+use super::server::Out;
+use super::settings::settings;
+use crate::config::{NetOptions, Resource, Volume};
+use crate::control::refusal::StateRefusal;
+use crate::control::status::ResourceStatus;
+use crate::control::{Request, Response, Verb};
+use crate::model::state::{ConnectionState, DiskState, Role};
+use crate::replica::event::Command;
+use crate::replica::refusal::{Code, Refusal};
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// It does not run.
+    Up,
+    /// What changed cannot change while it runs.
+    Restart(&'static str),
+    /// What was agreed at the handshake has to be agreed anew.
+    Disconnect,
+    /// What can change while it runs.
+    Options(Vec<&'static str>),
+    /// A disk that is not in use; the volume's index.
+    Attach(usize),
+    /// Nobody looks for the peer.
+    Connect,
+}
+
+/// A step in the words of the command line.
+struct Shown<'a>(&'a Step, &'a Resource);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(step, resource) = self;
+        let name = &resource.name;
+        match step {
+            Step::Up => write!(f, "up {name}"),
+            Step::Restart(what) => write!(f, "down {name} && up {name}    # {what}"),
+            Step::Disconnect => write!(f, "disconnect {name}"),
+            Step::Options(what) => write!(f, "options {name}    # {}", what.join(", ")),
+            Step::Attach(index) => {
+                let number = resource.volumes.get(*index).map_or(0, |volume| volume.number.0);
+                write!(f, "attach {name}/{number}")
+            }
+            Step::Connect => write!(f, "connect {name}"),
+        }
+    }
+}
+
+/// What has to be done so that what runs is what is wanted.
+fn plan(running: Option<(&Resource, &ResourceStatus)>, wanted: &Resource) -> Vec<Step> {
+    let Some((now, status)) = running else { return vec![Step::Up] };
+    if let Some(what) = needs_restart(now, wanted) {
+        return vec![Step::Restart(what)];
+    }
+    let mut steps = Vec::new();
+    let changed = changed_options(now, wanted);
+    let is_renegotiated = now.peers.iter().zip(&wanted.peers).any(|(now, wanted)| !agrees(&now.net, &wanted.net));
+    let is_alone = status.peers.iter().any(|peer| peer.connection == ConnectionState::StandAlone);
+    if is_renegotiated && !is_alone {
+        steps.push(Step::Disconnect);
+    }
+    if !changed.is_empty() {
+        steps.push(Step::Options(changed));
+    }
+    for (index, volume) in wanted.volumes.iter().enumerate() {
+        let found = status.volumes.iter().find(|status| status.number == volume.number.0);
+        if volume.disk.is_some() && found.is_some_and(|status| status.disk == DiskState::Diskless) {
+            steps.push(Step::Attach(index));
+        }
+    }
+    if is_alone || is_renegotiated {
+        steps.push(Step::Connect);
+    }
+    steps
+}
+
+/// What cannot change while the resource runs.
+fn needs_restart(now: &Resource, wanted: &Resource) -> Option<&'static str> {
+    let place = |volume: &Volume| {
+        let Volume { number, minor, device_name, disk, meta, .. } = volume;
+        (*number, *minor, device_name.clone(), disk.clone(), meta.clone())
+    };
+    let ends = |resource: &Resource| -> Vec<_> {
+        let peers = resource.peers.iter();
+        peers.map(|peer| (peer.name.clone(), peer.node_id, peer.my_address.clone(), peer.address.clone())).collect()
+    };
+    let buffers = |resource: &Resource| -> Vec<_> {
+        resource.peers.iter().map(|peer| (peer.net.sndbuf_size, peer.net.rcvbuf_size)).collect()
+    };
+    let rows = [
+        (now.me.node_id != wanted.me.node_id, "the node id"),
+        (now.volumes.len() != wanted.volumes.len(), "the set of volumes"),
+        (!now.volumes.iter().map(place).eq(wanted.volumes.iter().map(place)), "a volume's device, disk or metadata"),
+        (ends(now) != ends(wanted), "peers or addresses"),
+        (buffers(now) != buffers(wanted), "sndbuf-size or rcvbuf-size"),
+        (now.options.on_no_data_accessible != wanted.options.on_no_data_accessible, "on-no-data-accessible"),
+    ];
+    rows.into_iter().find(|(is_changed, _)| *is_changed).map(|(_, what)| what)
+}
+
+/// Sections with changes that can be made while the resource runs.
+fn changed_options(now: &Resource, wanted: &Resource) -> Vec<&'static str> {
+    let net = now.peers.iter().zip(&wanted.peers).any(|(now, wanted)| now.net != wanted.net);
+    let rates = now.peers.iter().zip(&wanted.peers).any(|(now, wanted)| now.volumes != wanted.volumes);
+    let disk = now.volumes.iter().zip(&wanted.volumes).any(|(now, wanted)| now.options != wanted.options);
+    let rows = [(net, "net"), (disk, "disk"), (rates, "resync")];
+    rows.into_iter().filter(|(is_changed, _)| *is_changed).map(|(_, what)| what).collect()
+}
+
+/// Whether what the two ends compare when they meet is the same.
+fn agrees(now: &NetOptions, wanted: &NetOptions) -> bool {
+    let compared = |net: &NetOptions| {
+        (
+            (net.protocol, net.allow_two_primaries, net.after_sb_0pri, net.after_sb_1pri, net.after_sb_2pri),
+            (net.cram_hmac_alg.clone(), net.shared_secret.clone(), net.data_integrity_alg.clone()),
+            (net.verify_alg.clone(), net.csums_alg.clone()),
+        )
+    };
+    compared(now) == compared(wanted)
+}
+
+/// `adjust` and `adjust --dry-run`.
+pub(super) async fn adjust(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+    let _life = node.life.lock().await;
+    let config = node.config(request.options.config.as_deref())?;
+    let names = match &request.resource {
+        Some(name) => vec![name.clone()],
+        None => node.configured(&config),
+    };
+    let mut problems = Vec::new();
+    for name in names {
+        let result = adjust_one(node, &config, &name, request.verb == Verb::Adjust, out).await;
+        problems.extend(result.err().map(|problem| (name, problem)));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Problem::Several(problems)) }
+}
+
+async fn adjust_one(
+    node: &Node,
+    config: &crate::config::Config,
+    name: &str,
+    is_applied: bool,
+    out: &Out,
+) -> Result<(), Problem> {
+    let wanted = node.resolve(config, name)?;
+    // Refused before anything is touched.
+    let target = settings(&wanted, [0; 32]).map_err(|error| Problem::NotServed { sentence: error.to_string() })?;
+    let running = node.find(name).filter(|running| !running.is_finished());
+    let status = match &running {
+        Some(running) => Some(running.status().await?),
+        None => None,
+    };
+    let now = running.as_ref().map(|running| running.resource().clone());
+    let steps = plan(now.as_ref().zip(status.as_ref()), &wanted);
+    for step in &steps {
+        out.say(Response::Text(Shown(step, &wanted).to_string())).await;
+    }
+    if !is_applied {
+        return Ok(());
+    }
+    for step in &steps {
+        out.waits_for(Shown(step, &wanted).to_string());
+        match (step, &running) {
+            (Step::Up, _) => operate::up(node, config, name, out).await?,
+            (Step::Restart(what), _) => {
+                refuse_primary(name, what, status.as_ref())?;
+                operate::down(node, name).await?;
+                operate::up(node, config, name, out).await?;
+            }
+            (step, Some(running)) => apply(running, step, &wanted, &target).await?,
+            (_, None) => {}
+        }
+    }
+    Ok(())
+}
+
+/// To take a Primary down is more than `adjust` was asked for.
+fn refuse_primary(name: &str, what: &str, status: Option<&ResourceStatus>) -> Result<(), Problem> {
+    match status {
+        Some(status) if status.role == Role::Primary => Err(Problem::Refused(Refusal {
+            code: Code::State(StateRefusal::DeviceInUse),
+            sentence: format!("{what} can only change while {name} is down, and it is Primary"),
+            next: Some(format!("secondary {name}")),
+        })),
+        _ => Ok(()),
+    }
+}
+
+async fn apply(
+    running: &Running,
+    step: &Step,
+    wanted: &Resource,
+    target: &crate::replica::settings::Settings,
+) -> Result<(), Problem> {
+    match step {
+        Step::Disconnect => running.command(Command::Disconnect { force: false }).await,
+        Step::Options(_) => {
+            let (peers, volumes) = (target.peers.clone(), target.volumes.clone());
+            running.command(Command::Adjust { peers, volumes }).await?;
+            *running.resource() = wanted.clone();
+            Ok(())
+        }
+        Step::Attach(volume) => running.attach(*volume).await,
+        Step::Connect => running.command(Command::Connect { discard_my_data: false }).await,
+        Step::Up | Step::Restart(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, MemoryFiles};
+    use crate::control::status::{PeerStatus, VolumeStatus};
+
+    fn resource(net: &str, disk: &str, port: u16) -> Resource {
+        let text = format!(
+            "resource data {{
+                net {{ {net} }} disk {{ {disk} }}
+                device minor 0; disk /dev/vg/data; meta-disk internal;
+                on alpha {{ node-id 0; address 10.0.0.1:{port}; }}
+                on bravo {{ node-id 1; address 10.0.0.2:7788; }}
+            }}"
+        );
+        let config = Config::load("t.res", &MemoryFiles::single("t.res", text)).unwrap_or_else(|e| panic!("{e:?}"));
+        config.resolve("data", "alpha").unwrap()
+    }
+
+    fn status(connection: &str, disk: DiskState) -> ResourceStatus {
+        let find = |state: &&ConnectionState| state.name() == connection;
+        let connection = *ConnectionState::ALL.iter().find(find).unwrap();
+        let volume: VolumeStatus = serde_json::from_value(serde_json::json!({
+            "number": 0, "minor": 0, "device": "/dev/drbd0", "disk": disk.name(), "size_sectors": 0
+        }))
+        .unwrap();
+        let peer: PeerStatus = serde_json::from_value(serde_json::json!({
+            "name": "bravo", "node_id": 1, "connection": connection.name(), "role": "Unknown"
+        }))
+        .unwrap();
+        ResourceStatus {
+            name: "data".into(),
+            node_name: "alpha".into(),
+            node_id: 0,
+            role: Role::Secondary,
+            suspended: Default::default(),
+            write_ordering: "flush".into(),
+            volumes: vec![volume],
+            peers: vec![peer],
+        }
+    }
+
+    #[track_caller]
+    fn case(wanted: &Resource, connection: &str, disk: DiskState, expected: &[&str]) {
+        let (now, status) = (resource("", "", 7788), status(connection, disk));
+        let steps = plan(Some((&now, &status)), wanted);
+        let shown: Vec<String> = steps.iter().map(|step| Shown(step, wanted).to_string()).collect();
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_plan_holds_what_differs_and_no_more() {
+        let same = resource("", "", 7788);
+        case(&same, "Connected", DiskState::UpToDate, &[]);
+        case(&same, "WFConnection", DiskState::Diskless, &["attach data/0"]);
+        case(&same, "StandAlone", DiskState::Diskless, &["attach data/0", "connect data"]);
+        case(&resource("ping-int 3;", "", 7788), "Connected", DiskState::UpToDate, &["options data    # net"]);
+        case(
+            &resource("", "resync-rate 99M; al-extents 400;", 7788),
+            "Connected",
+            DiskState::UpToDate,
+            &["options data    # disk, resync"],
+        );
+    }
+
+    #[test]
+    fn what_both_ends_compare_is_agreed_anew() {
+        let wanted = resource("protocol A;", "", 7788);
+        let steps = ["disconnect data", "options data    # net", "connect data"];
+        case(&wanted, "Connected", DiskState::UpToDate, &steps);
+        case(&wanted, "StandAlone", DiskState::UpToDate, &steps[1..]);
+    }
+
+    #[test]
+    fn what_cannot_change_while_it_runs_needs_a_restart() {
+        let steps = ["down data && up data    # peers or addresses"];
+        case(&resource("", "", 7799), "Connected", DiskState::UpToDate, &steps);
+        assert_eq!(plan(None, &resource("", "", 1)), [Step::Up]);
+        let primary = ResourceStatus { role: Role::Primary, ..status("Connected", DiskState::UpToDate) };
+        assert!(refuse_primary("data", "the node id", Some(&primary)).is_err());
+    }
+}

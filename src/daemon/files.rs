@@ -1,0 +1,52 @@
+//! The configuration on disk.
+
+use std::path::Path;
+
+use crate::config::{Config, Files, Unreadable};
+use crate::io::files;
+
+use super::problem::Problem;
+
+/// Where DRBD's tools look, in their order.
+const DEFAULT_FILES: [&str; 6] = [
+    "/etc/drbd-90.conf",
+    "/etc/drbd-84.conf",
+    "/etc/drbd-83.conf",
+    "/etc/drbd-82.conf",
+    "/etc/drbd-08.conf",
+    "/etc/drbd.conf",
+];
+
+/// How many mistakes are told at once.
+const ERRORS_TOLD: usize = 5;
+
+struct OnDisk;
+
+impl Files for OnDisk {
+    fn read(&self, path: &str) -> Result<Vec<u8>, Unreadable> {
+        files::read(path).map_err(|error| Unreadable(error.to_string()))
+    }
+
+    fn glob(&self, pattern: &str) -> Vec<String> {
+        files::glob(pattern)
+    }
+
+    fn canonical(&self, path: &str) -> String {
+        files::canonical(path)
+    }
+}
+
+/// Reads the configuration: the file asked for, or the first of DRBD's that exists.
+pub(super) fn load(path: Option<&Path>) -> Result<Config, Problem> {
+    let path = match path {
+        Some(path) => path.to_string_lossy().into_owned(),
+        None => DEFAULT_FILES.iter().find(|path| Path::new(path).exists()).unwrap_or(&DEFAULT_FILES[5]).to_string(),
+    };
+    Config::load(&path, &OnDisk).map_err(|errors| {
+        let mut sentences: Vec<String> = errors.iter().take(ERRORS_TOLD).map(ToString::to_string).collect();
+        if errors.len() > ERRORS_TOLD {
+            sentences.push(format!("and {} more", errors.len() - ERRORS_TOLD));
+        }
+        Problem::Configuration { sentence: sentences.join("\n") }
+    })
+}

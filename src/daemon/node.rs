@@ -1,0 +1,118 @@
+//! What the daemon knows: its options and the resources that are up.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::config::{Config, ResolveError, Resource};
+use crate::engine::NbdListen;
+use crate::io::random::fill_random;
+
+use super::arguments::Arguments;
+use super::files;
+use super::problem::Problem;
+use super::running::Running;
+use super::settings::{Surroundings, specification};
+
+/// This daemon.
+#[derive(Debug)]
+pub(super) struct Node {
+    arguments: Arguments,
+    name: String,
+    running: Mutex<BTreeMap<String, Arc<Running>>>,
+    /// Held by whoever brings resources up or down: one at a time.
+    pub(super) life: tokio::sync::Mutex<()>,
+    /// Becomes true when the daemon shall end.
+    pub(super) ending: watch::Sender<bool>,
+}
+
+impl Node {
+    /// A daemon that runs nothing yet.
+    pub(super) fn new(arguments: Arguments, name: String) -> Self {
+        Self {
+            arguments,
+            name,
+            running: Mutex::default(),
+            life: tokio::sync::Mutex::default(),
+            ending: watch::Sender::new(false),
+        }
+    }
+
+    /// The node's name in the configuration.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Running>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A resource that is up.
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Running>> {
+        self.running().get(name).cloned()
+    }
+
+    /// A resource that has to be up.
+    pub(super) fn need(&self, name: &str) -> Result<Arc<Running>, Problem> {
+        self.find(name).ok_or_else(|| Problem::NotUp { name: name.to_owned() })
+    }
+
+    /// The names of all that are up, sorted.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.running().keys().cloned().collect()
+    }
+
+    /// Forgets a resource whose thread has ended.
+    pub(super) fn forget(&self, name: &str) {
+        self.running().remove(name);
+    }
+
+    /// Reads the configuration: the file of the request, or the daemon's own.
+    pub(super) fn config(&self, path: Option<&str>) -> Result<Config, Problem> {
+        files::load(path.map(Path::new).or(self.arguments.config.as_deref()))
+    }
+
+    /// The names of the resources that the configuration has for this node, in its order.
+    pub(super) fn configured(&self, config: &Config) -> Vec<String> {
+        let is_ours =
+            |name: &str| !matches!(config.resolve(name, &self.name), Err(ResolveError::NotForThisNode { .. }));
+        config.resources().iter().map(|resource| resource.name.clone()).filter(|name| is_ours(name)).collect()
+    }
+
+    /// What a resource means here.
+    pub(super) fn resolve(&self, config: &Config, name: &str) -> Result<Resource, Problem> {
+        config.resolve(name, &self.name).map_err(|error| Problem::Unknown { sentence: error.to_string() })
+    }
+
+    /// Runs a resource, Secondary, without disk and connection.
+    pub(super) async fn start(&self, config: &Config, resource: Resource) -> Result<Arc<Running>, Problem> {
+        let mut seed = [0; 32];
+        fill_random(&mut seed).map_err(|source| Problem::System { action: "get random numbers".into(), source })?;
+        let position = config.resources().iter().position(|other| other.name == resource.name).unwrap_or(0);
+        let socket = self.nbd_socket(&resource.name);
+        let mut nbd = vec![NbdListen::Unix(socket.clone())];
+        nbd.extend(self.nbd_address(position).map(NbdListen::Tcp));
+        let surroundings = Surroundings { nbd, direct: !self.arguments.buffered, seed };
+        let spec = specification(&resource, surroundings)
+            .map_err(|error| Problem::NotServed { sentence: error.to_string() })?;
+        let name = resource.name.clone();
+        let running = Arc::new(Running::start(spec, resource, socket).await?);
+        self.running().insert(name, Arc::clone(&running));
+        Ok(running)
+    }
+
+    fn nbd_socket(&self, resource: &str) -> PathBuf {
+        self.arguments.run_dir.join(format!("{resource}.nbd"))
+    }
+
+    /// Each resource has a port of its own, by its place in the configuration.
+    fn nbd_address(&self, position: usize) -> Option<SocketAddr> {
+        let mut address = self.arguments.nbd_listen?;
+        let port = usize::from(address.port()) + position;
+        address.set_port(u16::try_from(port).ok()?);
+        Some(address)
+    }
+}

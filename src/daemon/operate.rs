@@ -1,0 +1,246 @@
+//! Verbs that change something, each on one resource after another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::node::Node;
+use super::problem::Problem;
+use super::running::Running;
+use super::server::Out;
+use crate::config::Config;
+use crate::control::status::{PeerVolumeStatus, ResourceStatus};
+use crate::control::{Request, Response, Verb};
+use crate::model::state::{ConnectionState, DiskState};
+use crate::replica::event::Command;
+
+/// How often to say how far something that is waited for has come.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Carries out the verb on every resource that is meant. One that fails does not keep the others from their turn.
+pub(super) async fn every(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+    let _life = match request.verb {
+        Verb::Up | Verb::Down => Some(node.life.lock().await),
+        _ => None,
+    };
+    let config = match request.verb {
+        Verb::Up => Some(node.config(request.options.config.as_deref())?),
+        _ => None,
+    };
+    let names = match (&request.resource, &config) {
+        (Some(name), _) => vec![name.clone()],
+        (None, Some(config)) => node.configured(config),
+        (None, None) => node.names(),
+    };
+    let mut problems = Vec::new();
+    for name in names {
+        let result = match &config {
+            Some(config) => up(node, config, &name, out).await,
+            None => one(node, request, &name, out).await,
+        };
+        problems.extend(result.err().map(|problem| (name, problem)));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Problem::Several(problems)) }
+}
+
+async fn one(node: &Node, request: &Request, name: &str, out: &Out) -> Result<(), Problem> {
+    if request.verb == Verb::Down {
+        return down(node, name).await;
+    }
+    let running = node.need(name)?;
+    let volumes = running.volumes(request.volume)?;
+    match request.verb {
+        Verb::Attach => {
+            for volume in volumes {
+                attach(&running, volume, out).await?;
+            }
+            Ok(())
+        }
+        Verb::WaitConnect => wait(&running, Command::WaitConnect, "waiting for the connection of", out).await,
+        Verb::WaitSync => {
+            for volume in volumes {
+                wait(&running, Command::WaitSync { volume }, "waiting for the resync of", out).await?;
+            }
+            Ok(())
+        }
+        _ => {
+            for command in commands(request, &volumes) {
+                running.command(command).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The machine's commands for a verb: one for the resource, or one for each volume.
+fn commands(request: &Request, volumes: &[usize]) -> Vec<Command> {
+    let options = &request.options;
+    let force = options.force;
+    let each = |command: &dyn Fn(usize) -> Command| volumes.iter().map(|&volume| command(volume)).collect();
+    match request.verb {
+        Verb::Detach => each(&|volume| Command::Detach { volume, force }),
+        Verb::Connect => vec![Command::Connect { discard_my_data: options.discard_my_data }],
+        Verb::Disconnect => vec![Command::Disconnect { force }],
+        Verb::Primary => vec![Command::Primary { force }],
+        Verb::Secondary => vec![Command::Secondary],
+        Verb::Invalidate => each(&|volume| Command::Invalidate { volume }),
+        Verb::InvalidateRemote => each(&|volume| Command::InvalidateRemote { volume }),
+        Verb::Outdate => each(&|volume| Command::Outdate { volume }),
+        Verb::PauseSync => each(&|volume| Command::PauseSync { volume }),
+        Verb::ResumeSync => each(&|volume| Command::ResumeSync { volume }),
+        Verb::SuspendIo => vec![Command::SuspendIo],
+        Verb::ResumeIo => vec![Command::ResumeIo],
+        Verb::NewCurrentUuid => each(&|volume| Command::NewCurrentUuid { volume, clear_bitmap: options.clear_bitmap }),
+        _ => Vec::new(),
+    }
+}
+
+/// Brings up what the daemon's own configuration has for this node.
+pub(super) async fn up_all(node: &Node) -> Result<(), Problem> {
+    let _life = node.life.lock().await;
+    let config = node.config(None)?;
+    let mut problems = Vec::new();
+    for name in node.configured(&config) {
+        let result = bring_up(node, &config, &name, &|_| ()).await;
+        problems.extend(result.err().map(|problem| (name, problem)));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Problem::Several(problems)) }
+}
+
+/// Brings a resource up.
+pub(super) async fn up(node: &Node, config: &Config, name: &str, out: &Out) -> Result<(), Problem> {
+    bring_up(node, config, name, &|what| out.waits_for(what)).await
+}
+
+/// Runs the resource, attaches its disks and looks for its peer; what is done already is left alone.
+async fn bring_up(
+    node: &Node,
+    config: &Config,
+    name: &str,
+    waits_for: &(dyn Fn(String) + Sync),
+) -> Result<(), Problem> {
+    let running = match node.find(name) {
+        Some(running) if !running.is_finished() => running,
+        _ => node.start(config, node.resolve(config, name)?).await?,
+    };
+    let status = running.status().await?;
+    for volume in to_attach(&running, &status) {
+        waits_for(format!("the disk of {name}/{} to be attached", number(&running, volume)));
+        running.attach(volume).await?;
+    }
+    if status.peers.iter().any(|peer| peer.connection == ConnectionState::StandAlone) {
+        running.command(Command::Connect { discard_my_data: false }).await?;
+    }
+    Ok(())
+}
+
+/// Volumes that have a disk in the configuration and none in use.
+pub(super) fn to_attach(running: &Running, status: &ResourceStatus) -> Vec<usize> {
+    let resource = running.resource();
+    let is_diskless =
+        |number: u16| status.volumes.iter().any(|volume| volume.number == number && volume.disk == DiskState::Diskless);
+    let volumes = resource.volumes.iter().enumerate();
+    volumes
+        .filter(|(_, volume)| volume.disk.is_some() && is_diskless(volume.number.0))
+        .map(|(index, _)| index)
+        .collect()
+}
+
+fn number(running: &Running, volume: usize) -> u16 {
+    running.resource().volumes.get(volume).map_or(0, |volume| volume.number.0)
+}
+
+async fn attach(running: &Running, volume: usize, out: &Out) -> Result<(), Problem> {
+    let name = running.resource().name.clone();
+    out.waits_for(format!("the disk of {name}/{} to be attached", number(running, volume)));
+    running.attach(volume).await
+}
+
+/// Leaves the peer, lets the disks go and ends the resource's thread. Refused while an application has it open.
+pub(super) async fn down(node: &Node, name: &str) -> Result<(), Problem> {
+    let Some(running) = node.find(name) else { return known(node, name) };
+    if !running.is_finished() {
+        running.command(Command::Down).await?;
+        running.stop_gracefully().await?;
+    }
+    node.forget(name);
+    tracing::info!(resource = name, "down");
+    Ok(())
+}
+
+/// What is not up is down already, if there is such a thing.
+fn known(node: &Node, name: &str) -> Result<(), Problem> {
+    let config = node.config(None)?;
+    node.resolve(&config, name).map(|_| ())
+}
+
+/// Waits for the outcome of a command, and says how far it has come.
+async fn wait(running: &Running, command: Command, what: &str, out: &Out) -> Result<(), Problem> {
+    let name = running.resource().name.clone();
+    out.waits_for(format!("{what} {name}"));
+    let work = running.command(command);
+    tokio::pin!(work);
+    loop {
+        match tokio::time::timeout(PROGRESS_INTERVAL, &mut work).await {
+            Ok(result) => return result,
+            Err(_) => {
+                let progress = progress(&running.status().await?, what);
+                if let Response::Progress { sentence, .. } = &progress {
+                    out.waits_for(sentence.clone());
+                }
+                out.say(progress).await;
+            }
+        }
+    }
+}
+
+/// Where a resource stands on its way to being connected and in sync.
+fn progress(status: &ResourceStatus, what: &str) -> Response {
+    let syncing = |volume: &PeerVolumeStatus| volume.sync.is_some();
+    let found = status.peers.iter().find_map(|peer| peer.volumes.iter().find(|v| syncing(v)).map(|v| (peer, v)));
+    if let Some((peer, volume)) = found
+        && let Some(sync) = &volume.sync
+    {
+        let direction = match volume.replication {
+            ConnectionState::SyncTarget | ConnectionState::PausedSyncT => "from",
+            _ => "to",
+        };
+        let paused = if volume.resync_suspended.any() { ", paused" } else { "" };
+        return Response::Progress {
+            sentence: format!("resync of {}/{} {direction} {}{paused}", status.name, volume.number, peer.name),
+            percent: Some(sync.done_percent),
+            rate_bytes_per_s: Some(sync.rate_kib_per_s.saturating_mul(1024)),
+            seconds_left: sync.seconds_left,
+        };
+    }
+    let peers: Vec<String> =
+        status.peers.iter().map(|peer| format!("{} is {}", peer.name, peer.connection.name())).collect();
+    let sentence = format!("{what} {} ({})", status.name, peers.join(", "));
+    Response::Progress { sentence, percent: None, rate_bytes_per_s: None, seconds_left: None }
+}
+
+/// Ends every resource: in order if it goes within `patience`, else as it stands.
+pub(super) async fn stop_all(node: &Arc<Node>, patience: Duration) {
+    let _life = node.life.lock().await;
+    let mut stopping = tokio::task::JoinSet::new();
+    for name in node.names() {
+        let Some(running) = node.find(&name) else { continue };
+        node.forget(&name);
+        stopping.spawn(async move {
+            match tokio::time::timeout(patience, running.stop_gracefully()).await {
+                Ok(Ok(())) => tracing::info!(resource = name, "down"),
+                Ok(Err(problem)) => tracing::warn!(resource = name, "cannot end in order: {problem}"),
+                Err(_) => tracing::warn!(resource = name, "did not end within {} s", patience.as_secs()),
+            }
+            if !running.is_finished() {
+                running.stop_now().await;
+            }
+        });
+    }
+    while stopping.join_next().await.is_some() {}
+}
+
+/// Ends the daemon.
+pub(super) async fn shut_down(node: &Node, out: &Out) {
+    out.waits_for("all resources to go down");
+    node.ending.send_replace(true);
+}

@@ -1,0 +1,143 @@
+//! What can go wrong with an operator's request, and how it is answered.
+
+use crate::control::refusal::{ConfigurationRefusal, EXIT_FAILURE};
+use crate::control::{Response, Verb};
+use crate::engine::EngineError;
+use crate::replica::refusal::{Code, Refusal};
+
+/// Exit code: wrong usage, an unknown resource.
+const EXIT_USAGE: i32 = 1;
+/// Exit code: the configuration cannot be read.
+const EXIT_SYNTAX: i32 = 2;
+/// Exit code of a wait that ended without what it waited for.
+const EXIT_WAITED: i32 = 5;
+/// Exit code: it could not be tried.
+const EXIT_EXECUTION: i32 = 20;
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    /// The machine's rules do not allow it.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The resource cannot be run or reached.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The configuration cannot be used.
+    #[error("{sentence}")]
+    Configuration {
+        /// Where and why.
+        sentence: String,
+    },
+    /// The configuration says something that is not served.
+    #[error("{sentence}")]
+    NotServed {
+        /// What.
+        sentence: String,
+    },
+    /// There is no such resource or volume.
+    #[error("{sentence}")]
+    Unknown {
+        /// Which one, and which there are.
+        sentence: String,
+    },
+    /// The resource is configured and not running.
+    #[error("{name} is not up on this node")]
+    NotUp {
+        /// Which one.
+        name: String,
+    },
+    /// Metadata cannot be read.
+    #[error("{sentence}")]
+    Metadata {
+        /// What happened.
+        sentence: String,
+    },
+    /// A system call.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was attempted.
+        action: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The deadline.
+    #[error("gave up after {seconds:.0} s; waited for: {waited_for}")]
+    Deadline {
+        /// How long.
+        seconds: f64,
+        /// For what.
+        waited_for: String,
+        /// Whether it was asked to wait.
+        verb: Verb,
+    },
+    /// Several resources, several answers.
+    #[error("{}", sentences(.0))]
+    Several(Vec<(String, Problem)>),
+}
+
+fn sentences(problems: &[(String, Problem)]) -> String {
+    problems.iter().map(|(name, problem)| format!("{name}: {problem}")).collect::<Vec<_>>().join("\n")
+}
+
+impl Problem {
+    /// The exit code of the command.
+    pub(super) fn exit(&self) -> i32 {
+        match self {
+            Self::Refused(refusal) => match refusal.code {
+                Code::State(code) => code.exit_code(),
+                Code::Configuration(code) => code.exit_code(),
+            },
+            Self::Configuration { .. } => EXIT_SYNTAX,
+            Self::NotServed { .. } | Self::NotUp { .. } => EXIT_FAILURE,
+            Self::Unknown { .. } | Self::Metadata { .. } => EXIT_USAGE,
+            Self::Deadline { verb, .. } if verb.waits() => EXIT_WAITED,
+            Self::Engine(_) | Self::System { .. } | Self::Deadline { .. } => EXIT_EXECUTION,
+            Self::Several(problems) => {
+                problems.iter().map(|(_, problem)| problem.exit()).max().unwrap_or(EXIT_EXECUTION)
+            }
+        }
+    }
+
+    /// The line that ends the answer.
+    pub(super) fn response(self) -> Response {
+        let exit = self.exit();
+        match self {
+            Self::Refused(Refusal { code: Code::State(code), sentence, next }) => {
+                Response::refused_because(code, sentence, next)
+            }
+            Self::Refused(Refusal { code: Code::Configuration(code), sentence, next }) => {
+                Response::misconfigured(code, sentence, next)
+            }
+            Self::NotUp { name } => Response::misconfigured(
+                ConfigurationRefusal::ResourceUnknown,
+                format!("{name} is not up on this node"),
+                Some(format!("up {name}")),
+            ),
+            Self::Several(mut problems) if problems.len() == 1 => {
+                problems.pop().map_or_else(Response::done, |(_, problem)| problem.response())
+            }
+            problem => Response::Failed { code: None, exit, sentence: problem.to_string(), next: None },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::StateRefusal;
+
+    #[test]
+    fn the_highest_exit_code_of_several_resources_counts() {
+        let refused = || Problem::Refused(StateRefusal::NoUpToDateDisk.into());
+        let not_up = || Problem::NotUp { name: "logs".into() };
+        let several = Problem::Several(vec![("logs".into(), not_up()), ("data".into(), refused())]);
+        assert_eq!(several.exit(), 17);
+        assert_eq!(
+            several.to_string(),
+            "logs: logs is not up on this node\ndata: State change failed: (-2) Need access to UpToDate data"
+        );
+        let alone = Problem::Several(vec![("data".into(), refused())]).response();
+        assert!(matches!(alone, Response::Refused { code: -2, exit: 17, .. }));
+    }
+}

@@ -1,0 +1,153 @@
+//! Verbs that only look.
+
+use super::node::Node;
+use super::problem::Problem;
+use super::server::Out;
+use crate::control::refusal::ConfigurationRefusal;
+use crate::control::status::{PeerStatus, ResourceStatus};
+use crate::control::{Request, Response, Verb};
+use crate::model::state::{ConnectionState, DiskState, Role};
+use crate::replica::refusal::{Code, Refusal};
+use crate::replica::why::{self, Explanation};
+
+/// The whole state as values.
+pub(super) async fn status(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+    let names = match &request.resource {
+        Some(name) if node.find(name).is_none() => return Err(no_such_resource(name)),
+        Some(name) => vec![name.clone()],
+        None => node.names(),
+    };
+    let mut statuses = Vec::new();
+    for name in names {
+        match node.need(&name)?.status().await {
+            Ok(status) => statuses.push(status),
+            // It went down in between.
+            Err(_) if request.resource.is_none() => {}
+            Err(problem) => return Err(problem),
+        }
+    }
+    out.say(Response::Status(statuses)).await;
+    Ok(())
+}
+
+/// As DRBD's tools say it of a resource that is not configured in the kernel.
+fn no_such_resource(name: &str) -> Problem {
+    Problem::Refused(Refusal {
+        code: Code::Configuration(ConfigurationRefusal::ResourceUnknown),
+        sentence: format!("{name} is not up on this node"),
+        next: Some(format!("up {name}")),
+    })
+}
+
+/// `role`, `cstate` and `dstate`: a line for each that is meant.
+pub(super) async fn states(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+    let names = match &request.resource {
+        Some(name) => vec![name.clone()],
+        None => node.names(),
+    };
+    let mut lines = Vec::new();
+    for name in names {
+        let Some(running) = node.find(&name) else {
+            node.resolve(&node.config(None)?, &name)?;
+            lines.push("Unconfigured".to_owned());
+            continue;
+        };
+        running.volumes(request.volume)?;
+        lines.extend(state_lines(request.verb, &running.status().await?, request.volume));
+    }
+    if !lines.is_empty() {
+        out.say(Response::Text(lines.join("\n"))).await;
+    }
+    Ok(())
+}
+
+/// Roles belong to the resource, the other states to each volume.
+fn state_lines(verb: Verb, status: &ResourceStatus, number: Option<u16>) -> Vec<String> {
+    let peer = status.peers.first();
+    if verb == Verb::Role {
+        return vec![format!("{}/{}", status.role, peer.map_or(Role::Unknown, |peer| peer.role))];
+    }
+    let is_meant = |candidate: u16| number.is_none_or(|number| number == candidate);
+    let volumes = status.volumes.iter().filter(|volume| is_meant(volume.number));
+    volumes
+        .map(|volume| match verb {
+            Verb::CState => connection_state(peer, volume.number).to_string(),
+            _ => format!("{}/{}", volume.disk, peer_disk(peer, volume.number)),
+        })
+        .collect()
+}
+
+fn connection_state(peer: Option<&PeerStatus>, number: u16) -> ConnectionState {
+    let Some(peer) = peer else { return ConnectionState::StandAlone };
+    let volume = peer.volume(number).filter(|volume| volume.replication >= ConnectionState::Connected);
+    volume.map_or(peer.connection, |volume| volume.replication)
+}
+
+fn peer_disk(peer: Option<&PeerStatus>, number: u16) -> DiskState {
+    peer.and_then(|peer| peer.volume(number)).map_or(DiskState::Unknown, |volume| volume.peer_disk)
+}
+
+/// Facts, rules and commands.
+pub(super) async fn why(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+    let names = match &request.resource {
+        Some(name) => vec![name.clone()],
+        None => {
+            let mut names = node.configured(&node.config(None)?);
+            names.extend(node.names().into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>());
+            names
+        }
+    };
+    for name in names {
+        let explanations = match node.find(&name) {
+            Some(running) => why::explain(&running.status().await?),
+            None => vec![why_not_up(node, &name)?],
+        };
+        out.say(Response::Text(page(&name, &explanations))).await;
+    }
+    Ok(())
+}
+
+/// Nothing runs: because nobody asked, or because it cannot.
+fn why_not_up(node: &Node, name: &str) -> Result<Explanation, Problem> {
+    let config = match node.config(None) {
+        Ok(config) => config,
+        Err(problem) => return Ok(unusable_configuration(&problem)),
+    };
+    let resource = node.resolve(&config, name)?;
+    let random = [0; 32];
+    Ok(match super::settings::settings(&resource, random) {
+        Ok(_) => Explanation {
+            fact: format!("{name} is configured for node {} and not up", node.name()),
+            rule: "a daemon that has just started runs nothing: resources are brought up one by one, or with --up"
+                .into(),
+            command: Some(format!("shimai up {name}")),
+        },
+        Err(error) => Explanation {
+            fact: error.to_string(),
+            rule: "what is not served is refused as a whole rather than run in part".into(),
+            command: Some(format!("shimai dump {name}")),
+        },
+    })
+}
+
+fn unusable_configuration(problem: &Problem) -> Explanation {
+    Explanation {
+        fact: format!("the configuration cannot be used: {problem}"),
+        rule: "nothing is started from a configuration with mistakes; what runs goes on with what it has".into(),
+        command: Some("shimai lint".into()),
+    }
+}
+
+/// For people.
+fn page(name: &str, explanations: &[Explanation]) -> String {
+    if explanations.is_empty() {
+        return format!("{name}: all is well");
+    }
+    let mut lines = Vec::new();
+    for explanation in explanations {
+        lines.push(format!("{name}: {}", explanation.fact));
+        lines.push(format!("    rule: {}", explanation.rule));
+        lines.extend(explanation.command.iter().map(|command| format!("    next: {command}")));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,152 @@
+//! One running resource, as the control side sees it: commands that are awaited, and given up when nobody waits any more.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::config::Resource;
+use crate::control::status::ResourceStatus;
+use crate::engine::{Answer, EngineError, ResourceHandle, ResourceSpec};
+use crate::model::ids::CommandId;
+use crate::replica::event::Command;
+use crate::replica::refusal::{Code, Refusal};
+
+use super::problem::Problem;
+
+/// How often a command that met a transient state is tried; with the pause, four seconds.
+const TRIES: u32 = 20;
+/// How long to wait before the next try.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How often to look whether a thread has ended. (A thread cannot be awaited.)
+const END_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A resource that is up.
+#[derive(Debug)]
+pub(super) struct Running {
+    handle: ResourceHandle,
+    /// What it runs with, as far as that can change while it runs.
+    resource: Mutex<Resource>,
+    /// Removed when it goes down.
+    nbd_socket: PathBuf,
+}
+
+impl Running {
+    /// Starts the resource's thread.
+    pub(super) async fn start(spec: ResourceSpec, resource: Resource, nbd_socket: PathBuf) -> Result<Self, Problem> {
+        let name = resource.name.clone();
+        let spawned = tokio::task::spawn_blocking(move || ResourceHandle::spawn(spec)).await;
+        let handle = spawned.map_err(|_| EngineError::NotRunning)??;
+        tracing::info!(resource = %name, "up");
+        Ok(Self { handle, resource: Mutex::new(resource), nbd_socket })
+    }
+
+    /// What it runs with.
+    pub(super) fn resource(&self) -> MutexGuard<'_, Resource> {
+        // A panic cannot leave a half-assigned value behind.
+        self.resource.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The indexes of the volumes that are meant.
+    pub(super) fn volumes(&self, number: Option<u16>) -> Result<Vec<usize>, Problem> {
+        let resource = self.resource();
+        let is_meant = |candidate: u16| number.is_none_or(|number| number == candidate);
+        let all = resource.volumes.iter().enumerate();
+        let found: Vec<usize> = all.filter(|(_, volume)| is_meant(volume.number.0)).map(|(index, _)| index).collect();
+        match number {
+            Some(number) if found.is_empty() => {
+                Err(Problem::Unknown { sentence: format!("{} has no volume {number}", resource.name) })
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Has the machine carry out a command; a transient state is waited out.
+    pub(super) async fn command(&self, command: Command) -> Result<(), Problem> {
+        for _ in 1..TRIES {
+            match self.command_once(command.clone()).await {
+                Err(Problem::Refused(Refusal { code: Code::State(code), .. })) if code.is_transient() => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+        self.command_once(command).await
+    }
+
+    async fn command_once(&self, command: Command) -> Result<(), Problem> {
+        let (answer, outcome) = channel();
+        let id = self.handle.command(command, answer)?;
+        self.outcome(id, outcome).await
+    }
+
+    /// Opens, locks and attaches a volume's backing store.
+    pub(super) async fn attach(&self, volume: usize) -> Result<(), Problem> {
+        let (answer, outcome) = channel();
+        let id = self.handle.attach(volume, answer)?;
+        self.outcome(id, outcome).await
+    }
+
+    async fn outcome(&self, id: CommandId, outcome: oneshot::Receiver<Result<(), Refusal>>) -> Result<(), Problem> {
+        let mut asker = Asker { handle: &self.handle, id: Some(id) };
+        let result = outcome.await;
+        asker.id = None;
+        result.map_err(|_| EngineError::NotRunning)?.map_err(Problem::Refused)
+    }
+
+    /// How the resource looks.
+    pub(super) async fn status(&self) -> Result<ResourceStatus, Problem> {
+        let (sender, receiver) = oneshot::channel();
+        self.handle.status(Box::new(move |status| drop(sender.send(status))))?;
+        Ok(receiver.await.map_err(|_| EngineError::NotRunning)?)
+    }
+
+    /// Lets clients go, demotes, disconnects, detaches and ends the thread.
+    pub(super) async fn stop_gracefully(&self) -> Result<(), Problem> {
+        let (answer, outcome) = channel();
+        self.handle.stop_gracefully(answer)?;
+        outcome.await.map_err(|_| EngineError::NotRunning)?.map_err(Problem::Refused)?;
+        self.ended().await;
+        Ok(())
+    }
+
+    /// Ends the thread as it stands.
+    pub(super) async fn stop_now(&self) {
+        if self.handle.stop_now().is_ok() {
+            self.ended().await;
+        }
+    }
+
+    /// Whether the thread has ended, asked or not.
+    pub(super) fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    async fn ended(&self) {
+        while !self.handle.is_finished() {
+            tokio::time::sleep(END_INTERVAL).await;
+        }
+        let _ = std::fs::remove_file(&self.nbd_socket);
+    }
+}
+
+/// A way to answer, and where the answer arrives.
+fn channel() -> (Answer, oneshot::Receiver<Result<(), Refusal>>) {
+    let (sender, receiver) = oneshot::channel();
+    (Box::new(move |result| drop(sender.send(result))), receiver)
+}
+
+/// Tells the machine when nobody waits for a command any more.
+struct Asker<'a> {
+    handle: &'a ResourceHandle,
+    id: Option<CommandId>,
+}
+
+impl Drop for Asker<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let _ = self.handle.give_up(id);
+        }
+    }
+}

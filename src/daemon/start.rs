@@ -1,0 +1,109 @@
+//! The life of the daemon: one in a run directory, from its start to a clean end.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::arguments::Arguments;
+use super::node::Node;
+use super::operate;
+use super::server;
+use crate::io::unix;
+
+/// How long a resource may take to end in order before it is ended as it stands.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Runs the daemon until it is told to end.
+#[must_use]
+pub fn run(arguments: Arguments) -> ExitCode {
+    let filter = EnvFilter::try_from_env("SHIMAI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    match serve(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shimaid: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What makes this daemon the only one in its run directory; dropping it lets the next one in.
+struct Seat {
+    _lock: Flock<File>,
+    socket: PathBuf,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// Takes the lock first, so that the socket that is there can only be a dead daemon's.
+fn take_seat(run_dir: &Path) -> anyhow::Result<(Seat, OwnedFd)> {
+    std::fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run directory {}", run_dir.display()))?;
+    let path = run_dir.join("shimaid.lock");
+    let options = File::options().create(true).truncate(false).write(true).read(true).open(&path);
+    let file = options.with_context(|| format!("cannot open {}", path.display()))?;
+    let Ok(mut lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+        let holder = std::fs::read_to_string(&path).unwrap_or_default();
+        bail!(
+            "another shimaid (process {}) serves {}; give this one a --run-dir of its own",
+            holder.trim(),
+            run_dir.display()
+        );
+    };
+    lock.set_len(0)?;
+    writeln!(lock, "{}", std::process::id())?;
+    let socket = run_dir.join("control.sock");
+    let listener = unix::listener(&socket)?;
+    Ok((Seat { _lock: lock, socket }, listener))
+}
+
+fn serve(arguments: Arguments) -> anyhow::Result<()> {
+    let name = match &arguments.node {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname().context("no host name")?.to_string_lossy().into_owned(),
+    };
+    let (_seat, listener) = take_seat(&arguments.run_dir)?;
+    let is_up_wanted = arguments.up;
+    tracing::info!("node {name}, run directory {}", arguments.run_dir.display());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control threads")?;
+    let node = Arc::new(Node::new(arguments, name));
+    runtime.block_on(live(node, listener, is_up_wanted))?;
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(())
+}
+
+async fn live(node: Arc<Node>, listener: OwnedFd, is_up_wanted: bool) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut ending = node.ending.subscribe();
+    let server = tokio::spawn(server::serve(Arc::clone(&node), listener));
+    if is_up_wanted && let Err(problem) = operate::up_all(&node).await {
+        tracing::error!("not everything is up: {problem}");
+    }
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("ending: terminated"),
+        _ = interrupt.recv() => tracing::info!("ending: interrupted"),
+        _ = ending.wait_for(|is_ending| *is_ending) => tracing::info!("ending: asked to"),
+    }
+    operate::stop_all(&node, STOP_PATIENCE).await;
+    server.abort();
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! Performs the machine's disk operations on the ring.
+//!
+//! ```text
+//!   Write { preflush, fua }:  [sync, if preflush] ──ok──► write [linked sync, if fua] ──► Event::Disk
+//!   Zero { fua }:             zero ──► [sync, if fua] ──► Event::Disk
+//! ```
+//!
+//! Invariants: a write begins only after its preflush has succeeded; a failed step ends the job with that error; every
+//! job ends in exactly one event; payloads are given to the kernel by reference when they are aligned, else copied into
+//! aligned memory first.
+//!
+//! Not here: order between jobs (the machine's), opening and locking (`backing`).
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::backing::Opened;
+use super::tag::Tag;
+use crate::io::block_file::BlockFile;
+use crate::io::buffer::BufferPool;
+use crate::io::descriptor::Descriptor;
+use crate::io::ring::{Completion, Operation, Outcome, Ring, RingError};
+use crate::model::ids::Ticket;
+use crate::replica::action::{Area, DiskOperation};
+use crate::replica::event::{DiskError, Event};
+
+/// The disks of a resource's volumes, and what they are doing.
+#[derive(Debug)]
+pub(super) struct LocalDisks {
+    pool: BufferPool,
+    disks: Vec<Option<Opened>>,
+    jobs: Slab<Job>,
+    /// Registered descriptors of disks that were released, until the ring lets them go.
+    retired: Vec<Descriptor>,
+}
+
+/// One operation of the machine.
+#[derive(Debug)]
+struct Job {
+    ticket: Ticket,
+    name: &'static str,
+    offset: u64,
+    bytes: u64,
+    then: Then,
+}
+
+/// What follows the step in flight.
+#[derive(Debug)]
+enum Then {
+    /// The event.
+    End,
+    /// The write for which the sync in flight had to come first.
+    Operation(Box<Operation>),
+}
+
+impl LocalDisks {
+    pub(super) fn new(volumes: usize, pool: BufferPool) -> Self {
+        let disks = (0..volumes).map(|_| None).collect();
+        Self { pool, disks, jobs: Slab::new(), retired: Vec::new() }
+    }
+
+    pub(super) fn has(&self, volume: usize) -> bool {
+        self.disks.get(volume).is_some_and(Option::is_some)
+    }
+
+    /// Whether zeroing a range costs less than writing zeroes.
+    pub(super) fn zeroes_fast(&self, volume: usize) -> bool {
+        self.disks.get(volume).and_then(Option::as_ref).is_some_and(|disk| disk.data.supports_discard())
+    }
+
+    pub(super) fn is_rotational(&self, volume: usize) -> bool {
+        self.disks.get(volume).and_then(Option::as_ref).and_then(|disk| disk.data.is_rotational()).unwrap_or(false)
+    }
+
+    /// Takes over an opened disk.
+    pub(super) fn place(&mut self, volume: usize, opened: Opened, ring: &mut Ring) {
+        for file in std::iter::once(&opened.data).chain(&opened.metadata) {
+            // Without a registration everything works, a little slower.
+            let _ = ring.register(file.descriptor());
+        }
+        self.disks[volume] = Some(opened);
+    }
+
+    /// Closes a volume's disk, and with it its lock.
+    pub(super) fn release(&mut self, volume: usize, ring: &mut Ring) {
+        if let Some(opened) = self.disks.get_mut(volume).and_then(Option::take) {
+            let files = std::iter::once(&opened.data).chain(&opened.metadata);
+            self.retired.extend(files.map(|file| file.descriptor().clone()));
+        }
+        self.retire(ring);
+    }
+
+    /// Closes all disks. Descriptors that operations in flight hold are closed with the last of these.
+    pub(super) fn release_all(&mut self, ring: &mut Ring) {
+        for volume in 0..self.disks.len() {
+            self.release(volume, ring);
+        }
+    }
+
+    /// Lets go of released disks that the ring still had.
+    pub(super) fn retire(&mut self, ring: &mut Ring) {
+        self.retired.retain(|descriptor| ring.unregister(descriptor).is_err());
+    }
+
+    /// Whether `retire` has something left to do.
+    pub(super) fn is_retiring(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Begins an operation. What cannot begin ends at once.
+    pub(super) fn submit(
+        &mut self,
+        volume: usize,
+        ticket: Ticket,
+        operation: DiskOperation,
+        ring: &mut Ring,
+    ) -> Option<Event> {
+        let (name, offset, bytes) = describe(&operation);
+        let Some(disk) = self.disks.get(volume).and_then(Option::as_ref) else {
+            let reason = "there is no disk".to_owned();
+            return Some(Event::Disk { ticket, result: Err(DiskError { operation: name, offset, bytes, reason }) });
+        };
+        let (first, then) = plan(disk, operation, &self.pool);
+        let job = Job { ticket, name, offset, bytes, then };
+        let key = self.jobs.insert(job);
+        self.push(key, first, ring)
+    }
+
+    /// A step of a job ended.
+    pub(super) fn on_completion(&mut self, job: u64, completion: Completion, ring: &mut Ring) -> Option<Event> {
+        let key = usize::try_from(job).ok().filter(|key| self.jobs.contains(*key))?;
+        if let Err(error) = &completion.result {
+            return Some(self.fail(key, error));
+        }
+        match std::mem::replace(&mut self.jobs[key].then, Then::End) {
+            Then::Operation(next) => self.push(key, *next, ring),
+            Then::End => {
+                let ticket = self.jobs.remove(key).ticket;
+                Some(Event::Disk { ticket, result: Ok(what_was_read(completion)) })
+            }
+        }
+    }
+
+    fn push(&mut self, key: usize, operation: Operation, ring: &mut Ring) -> Option<Event> {
+        match ring.push_tagged(operation, Tag::Disk(key as u64).encode()) {
+            Ok(_) => None,
+            Err(refused) => Some(self.fail(key, &refused.reason)),
+        }
+    }
+
+    fn fail(&mut self, key: usize, error: &RingError) -> Event {
+        let Job { ticket, name, offset, bytes, .. } = self.jobs.remove(key);
+        let error = DiskError { operation: name, offset, bytes, reason: error.to_string() };
+        tracing::debug!(%error, "disk");
+        Event::Disk { ticket, result: Err(error) }
+    }
+}
+
+/// For error messages: what, where, how much.
+fn describe(operation: &DiskOperation) -> (&'static str, u64, u64) {
+    match operation {
+        DiskOperation::Read { offset, bytes, .. } => ("read", *offset, *bytes),
+        DiskOperation::Write { offset, payload, .. } => ("write", *offset, payload.len() as u64),
+        DiskOperation::Zero { offset, bytes, .. } => ("discard", *offset, *bytes),
+        DiskOperation::Flush { .. } => ("flush", 0, 0),
+    }
+}
+
+/// The first step, and what follows it.
+fn plan(disk: &Opened, operation: DiskOperation, pool: &BufferPool) -> (Operation, Then) {
+    let file = |area| match (area, &disk.metadata) {
+        (Area::Metadata, Some(metadata)) => metadata,
+        (Area::Metadata, None) | (Area::Data, _) => &disk.data,
+    };
+    match operation {
+        DiskOperation::Read { area, offset, bytes } => {
+            let buffer = pool.take(usize::try_from(bytes).unwrap_or(usize::MAX));
+            (Operation::ReadAt { file: file(area).descriptor().clone(), offset, buffer }, Then::End)
+        }
+        DiskOperation::Write { area, offset, payload, preflush, fua } => {
+            let file = file(area);
+            let pieces = aligned(payload, file, pool).into();
+            let write = Operation::WriteAt { file: file.descriptor().clone(), offset, pieces, durable: fua };
+            if preflush { (sync(file), Then::Operation(Box::new(write))) } else { (write, Then::End) }
+        }
+        DiskOperation::Zero { area, offset, bytes, unmap, fua } => {
+            let file = file(area);
+            let descriptor = file.descriptor().clone();
+            let zero = Operation::WriteZeroes { file: descriptor, offset, len: bytes, may_unmap: unmap };
+            (zero, if fua { Then::Operation(Box::new(sync(file))) } else { Then::End })
+        }
+        DiskOperation::Flush { area } => (sync(file(area)), Then::End),
+    }
+}
+
+fn sync(file: &BlockFile) -> Operation {
+    Operation::Fsync { file: file.descriptor().clone(), data_only: true }
+}
+
+/// The payload itself if its address suits the file, else a copy.
+fn aligned(payload: Bytes, file: &BlockFile, pool: &BufferPool) -> Bytes {
+    if (payload.as_ptr() as usize).is_multiple_of(file.memory_alignment() as usize) {
+        return payload;
+    }
+    pool.copy_of(&payload).freeze()
+}
+
+fn what_was_read(completion: Completion) -> Bytes {
+    match (completion.result, completion.operation) {
+        (Ok(Outcome::Transferred(_)), Operation::ReadAt { buffer, .. }) => buffer.freeze(),
+        _ => Bytes::new(),
+    }
+}

@@ -1,0 +1,293 @@
+//! NBD clients of a resource: listeners, sessions, and the way between commands and requests.
+//!
+//! A command becomes a request of the machine and its reply the command's; the two protocols agree on everything else.
+//! What needs no machine is answered here: `CACHE` (done: the page cache is bypassed), the `fast` form of writing zeroes
+//! where that would not be fast, and commands beyond the end of a volume that has shrunk.
+//!
+//! Invariants: the machine knows how many clients have a volume open before the client does; memory is bounded by the
+//! number of clients times what one may ask for (`nbd::session`, `nbd_client`).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::exports::{Exports, volume_named};
+use super::nbd_client::{NbdClient, parts, request_id};
+use super::specification::NbdListen;
+use super::stream;
+use super::tag::Tag;
+use crate::io::buffer::BufferPool;
+use crate::io::descriptor::Descriptor;
+use crate::io::ring::{Completion, Outcome, Ring};
+use crate::io::tcp::{self, SocketError, StreamOptions};
+use crate::io::unix;
+use crate::model::ids::RequestId;
+use crate::model::time::Instant;
+use crate::model::units::{SECTOR_BYTES, Sector, SectorRange};
+use crate::nbd::session::{Command, CommandKind, Output, Reply};
+use crate::nbd::wire::NbdErrno;
+use crate::replica::action::RequestError;
+use crate::replica::event::{Event, Request, RequestKind};
+
+/// Clients at once: several connections of each of several programs. Each may hold some 170 MiB at worst.
+const CLIENTS_MAX: usize = 128;
+
+/// How long a client may take to open an export.
+const NEGOTIATION_PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct NbdServer {
+    pool: BufferPool,
+    listeners: Vec<(Descriptor, NbdListen)>,
+    is_accepting: bool,
+    next_client: u64,
+    clients: BTreeMap<u64, NbdClient>,
+}
+
+impl NbdServer {
+    /// Opens the listeners.
+    pub(super) fn new(places: &[NbdListen], pool: BufferPool) -> Result<Self, SocketError> {
+        let mut server =
+            Self { pool, listeners: Vec::new(), is_accepting: true, next_client: 0, clients: BTreeMap::new() };
+        for place in places {
+            let socket = match place {
+                NbdListen::Unix(path) => unix::listener(path)?,
+                NbdListen::Tcp(address) => tcp::listener(*address, &StreamOptions::default())?,
+            };
+            server.listeners.push((socket.into(), place.clone()));
+        }
+        Ok(server)
+    }
+
+    /// Where clients are expected; a port 0 has become a real one.
+    pub(super) fn places(&self) -> impl Iterator<Item = NbdListen> + '_ {
+        self.listeners.iter().map(|(socket, place)| match place {
+            NbdListen::Tcp(address) => NbdListen::Tcp(tcp::local_address(socket).unwrap_or(*address)),
+            NbdListen::Unix(path) => NbdListen::Unix(path.clone()),
+        })
+    }
+
+    /// Begins to accept.
+    pub(super) fn start(&mut self, ring: &mut Ring) {
+        for (number, (listener, _)) in self.listeners.iter().enumerate() {
+            stream::accept(listener, false, Tag::NbdAccept(number as u64), ring);
+        }
+    }
+
+    pub(super) fn on_accepted(&mut self, number: u64, completion: Completion, now: Instant, ring: &mut Ring) {
+        let Some((listener, place)) = usize::try_from(number).ok().and_then(|number| self.listeners.get(number)) else {
+            return;
+        };
+        stream::accept(listener, completion.result.is_err(), Tag::NbdAccept(number), ring);
+        match completion.result {
+            Ok(Outcome::Accepted(socket)) if self.is_accepting && self.clients.len() < CLIENTS_MAX => {
+                if matches!(place, NbdListen::Tcp(_)) {
+                    // Without the option everything works, a little slower.
+                    let _ = tcp::configure(&socket, &StreamOptions::default());
+                }
+                self.adopt(socket.into(), now);
+            }
+            Ok(Outcome::Accepted(_)) => tracing::warn!(limit = CLIENTS_MAX, "a client was turned away"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a client's connection was not accepted"),
+        }
+    }
+
+    fn adopt(&mut self, socket: Descriptor, now: Instant) {
+        self.next_client += 1;
+        let id = self.next_client;
+        self.clients.insert(id, NbdClient::new(id, socket, &self.pool, now + NEGOTIATION_PATIENCE));
+    }
+
+    pub(super) fn on_received(&mut self, id: u64, completion: Completion, now: Instant, ring: &mut Ring) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if let Err(reason) = client.on_received(completion) {
+            client.on_broken(&reason, now, ring);
+        }
+    }
+
+    pub(super) fn on_sent(&mut self, id: u64, completion: &Completion, now: Instant, ring: &mut Ring) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if let Err(reason) = client.stream.on_sent(completion) {
+            client.on_broken(&reason, now, ring);
+        }
+    }
+
+    /// Parses what clients have sent; requests go to `events`.
+    pub(super) fn step(&mut self, exports: &Exports<'_>, events: &mut VecDeque<Event>) {
+        let mut outputs = Vec::new();
+        let ready: Vec<u64> = self.clients.iter().filter(|(_, client)| client.is_ready()).map(|(id, _)| *id).collect();
+        for id in ready {
+            // What is answered at once may make room for what waits.
+            while let Some(client) = self.clients.get_mut(&id)
+                && client.is_ready()
+            {
+                client.step(exports, &mut outputs);
+                for output in outputs.drain(..) {
+                    self.on_output(id, output, exports, events);
+                }
+            }
+        }
+    }
+
+    fn on_output(&mut self, id: u64, output: Output, exports: &Exports<'_>, events: &mut VecDeque<Event>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        match output {
+            Output::Send(bytes) => client.send(bytes),
+            Output::Close(reason) => client.close(&reason),
+            Output::Opened(export) => {
+                client.volume = volume_named(exports.settings, &export.name);
+                let volume = client.volume;
+                self.count_openers(volume, events);
+            }
+            Output::Command(command) => {
+                let Some(volume) = client.volume else { return };
+                match translate(id, volume, command, exports) {
+                    Translated::Request(request) => events.push_back(Event::Request(request)),
+                    Translated::Answer(slot, reply) => client.reply(slot, reply),
+                    Translated::Nothing => {}
+                }
+            }
+        }
+    }
+
+    /// The machine has answered a request.
+    pub(super) fn reply(&mut self, id: RequestId, result: Result<Vec<Bytes>, RequestError>) {
+        let (client, slot, is_read) = parts(id);
+        let Some(client) = self.clients.get_mut(&client) else { return };
+        let reply = match result {
+            Ok(pieces) if is_read => Reply::Data(pieces),
+            Ok(_) => Reply::Done,
+            Err(error) => Reply::Error(errno(error), error.to_string()),
+        };
+        client.reply(slot, reply);
+    }
+
+    /// Lets go of everyone who has an export open.
+    pub(super) fn close_openers(&mut self, reason: &str) {
+        for client in self.clients.values_mut().filter(|client| client.volume.is_some()) {
+            client.close_for(reason);
+        }
+    }
+
+    /// Lets go of everyone and takes no one.
+    pub(super) fn close_all(&mut self, reason: &str) {
+        self.is_accepting = false;
+        for client in self.clients.values_mut() {
+            client.close_for(reason);
+        }
+    }
+
+    /// Takes clients again.
+    pub(super) fn reopen(&mut self) {
+        self.is_accepting = true;
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    pub(super) fn has_openers(&self) -> bool {
+        self.clients.values().any(|client| client.volume.is_some())
+    }
+
+    /// Begins sends and receives, and forgets who has gone.
+    pub(super) fn pump(&mut self, now: Instant, ring: &mut Ring, events: &mut VecDeque<Event>) {
+        let mut closed = Vec::new();
+        self.clients.retain(|_, client| {
+            client.pump(now, ring);
+            let is_over = client.is_over();
+            if is_over {
+                closed.extend(client.volume);
+            }
+            !is_over
+        });
+        for volume in closed {
+            self.count_openers(Some(volume), events);
+        }
+    }
+
+    fn count_openers(&self, volume: Option<usize>, events: &mut VecDeque<Event>) {
+        let Some(volume) = volume else { return };
+        let openers = self.clients.values().filter(|client| client.volume == Some(volume)).count();
+        let openers = u32::try_from(openers).expect("clients are limited");
+        events.push_back(Event::Openers { volume, openers });
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.clients.values().filter_map(NbdClient::deadline).min()
+    }
+}
+
+impl Drop for NbdServer {
+    fn drop(&mut self) {
+        let paths: Vec<PathBuf> = self
+            .listeners
+            .iter()
+            .filter_map(|(_, place)| match place {
+                NbdListen::Unix(path) => Some(path.clone()),
+                NbdListen::Tcp(_) => None,
+            })
+            .collect();
+        for path in paths {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// What becomes of a command.
+enum Translated {
+    /// The machine decides.
+    Request(Request),
+    /// It is answered at once.
+    Answer(u32, Reply),
+    /// It wants no answer.
+    Nothing,
+}
+
+fn translate(client: u64, volume: usize, command: Command, exports: &Exports<'_>) -> Translated {
+    let id = request_id(client, &command);
+    let slot = command.slot;
+    let device_bytes = exports.resource.device_sectors(volume) * SECTOR_BYTES;
+    let sector = |offset: u64| Sector(offset / SECTOR_BYTES);
+    let range = |offset: u64, bytes: u64| SectorRange { start: sector(offset), sectors: bytes / SECTOR_BYTES };
+    let request = |end: u64, kind| {
+        if end > device_bytes {
+            let words = format!("the volume ends at byte {device_bytes}");
+            return Translated::Answer(slot, Reply::Error(NbdErrno::EINVAL, words));
+        }
+        Translated::Request(Request { id, volume, kind })
+    };
+    match command.kind {
+        CommandKind::Read { offset, bytes } => {
+            request(offset + u64::from(bytes), RequestKind::Read(range(offset, bytes.into())))
+        }
+        CommandKind::Write { offset, payload, fua } => {
+            request(offset + payload.len() as u64, RequestKind::Write { start: sector(offset), payload, fua })
+        }
+        CommandKind::Flush => request(0, RequestKind::Flush),
+        CommandKind::Trim { offset, bytes, fua } => {
+            request(offset + bytes, RequestKind::Trim { range: range(offset, bytes), fua })
+        }
+        CommandKind::WriteZeroes { may_unmap, fast, .. }
+            if fast && !(may_unmap && exports.disks.zeroes_fast(volume)) =>
+        {
+            Translated::Answer(slot, Reply::Error(NbdErrno::ENOTSUP, "zeroes would be written as data".to_owned()))
+        }
+        CommandKind::WriteZeroes { offset, bytes, fua, may_unmap, .. } => {
+            request(offset + bytes, RequestKind::WriteZeroes { range: range(offset, bytes), may_unmap, fua })
+        }
+        CommandKind::Cache { .. } => Translated::Answer(slot, Reply::Done),
+        CommandKind::Disconnect => Translated::Nothing,
+    }
+}
+
+fn errno(error: RequestError) -> NbdErrno {
+    match error {
+        RequestError::NotPrimary => NbdErrno::EPERM,
+        RequestError::NoData | RequestError::Disk => NbdErrno::EIO,
+        RequestError::GoingDown => NbdErrno::ESHUTDOWN,
+    }
+}

@@ -1,0 +1,297 @@
+//! What the CLI does to metadata while no daemon has the device: make, print, restore, wipe, look, apply.
+//!
+//! Every verb opens and locks the device that holds the metadata, so a running daemon is noticed and named. Verbs return
+//! what is to be printed; errors carry the exit code that `drbdmeta` has for them. They run on a runtime of their own, so
+//! they must not be called from async code.
+//!
+//! Invariants: nothing but blank space is overwritten unless forced; a superblock is written last, after everything that
+//! it speaks of is durable, and an old one is removed first: a crash in between leaves no metadata, never wrong metadata.
+//!
+//! Not here: which path and placement a volume has (`config`), formats (`metadata`).
+
+mod device;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use self::device::Device;
+use crate::io::block_file::BlockFileError;
+use crate::io::bulk::{self, BulkError};
+use crate::metadata::apply::{Applied, ApplyError, Unusable, Verdict, apply_al};
+use crate::metadata::dump::{self, DumpError, GenerationLineError};
+use crate::metadata::layout::{Format, Layout, LayoutError, Placement, Striping};
+use crate::metadata::superblock::{DeviceFlags, Superblock, SuperblockError};
+
+pub use self::device::Found;
+
+/// Where a volume's metadata is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetadataPlace {
+    /// The device or file that holds it: the backing device itself if internal.
+    pub path: PathBuf,
+    /// Where on it.
+    pub placement: Placement,
+}
+
+/// What new metadata should be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewMetadata {
+    /// Its version.
+    pub format: Format,
+    /// Bitmap slots; 1 for v08.
+    pub max_peers: u32,
+    /// Shape of the activity log.
+    pub striping: Striping,
+    /// Also over what is there.
+    pub force: bool,
+}
+
+/// Why a verb was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// The device cannot be opened, or somebody has it.
+    #[error(transparent)]
+    Open(#[from] BlockFileError),
+    /// It cannot be read or written.
+    #[error(transparent)]
+    Transfer(#[from] BulkError),
+    /// There is nothing usable.
+    #[error("{path}: no valid metadata found: {reason}", path = path.display())]
+    NoMetadata {
+        /// Which device.
+        path: PathBuf,
+        /// What is wrong with what is there.
+        reason: SuperblockError,
+    },
+    /// Metadata does not fit.
+    #[error("{path}: {reason}", path = path.display())]
+    Layout {
+        /// Which device.
+        path: PathBuf,
+        /// Why not.
+        reason: LayoutError,
+    },
+    /// Something is there.
+    #[error("{path}: there is {found}; nothing was changed (--force overwrites it)", path = path.display())]
+    Occupied {
+        /// Which device.
+        path: PathBuf,
+        /// What.
+        found: Found,
+    },
+    /// The activity log has not been applied.
+    #[error("{path}: the metadata is unclean; run apply-al first", path = path.display())]
+    Unclean {
+        /// Which device.
+        path: PathBuf,
+    },
+    /// The text is no dump.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+    /// The line is no line of generation ids.
+    #[error(transparent)]
+    Line(#[from] GenerationLineError),
+    /// The activity log is of no use.
+    #[error("{path}: {reason}", path = path.display())]
+    Apply {
+        /// Which device.
+        path: PathBuf,
+        /// Why.
+        reason: ApplyError,
+    },
+    /// There is nothing that could become outdated.
+    #[error("{path}: the data is Inconsistent", path = path.display())]
+    Inconsistent {
+        /// Which device.
+        path: PathBuf,
+    },
+}
+
+impl OfflineError {
+    /// What the command exits with, as `drbdmeta`.
+    #[must_use]
+    pub const fn exit_code(&self) -> i32 {
+        match self {
+            Self::NoMetadata { .. } | Self::Unclean { .. } | Self::Apply { .. } => 1,
+            Self::Occupied { found: Found::Metadata(_), .. } => 1,
+            Self::Occupied { .. } => 40,
+            Self::Inconsistent { .. } => 5,
+            Self::Layout { .. } | Self::Dump(_) | Self::Line(_) => 10,
+            Self::Open(_) | Self::Transfer(_) => 20,
+        }
+    }
+}
+
+/// `create-md`: metadata that says "data unrelated to anything".
+///
+/// # Errors
+/// Something is there and `force` was not given, or it does not fit.
+pub fn create_md(place: &MetadataPlace, new: &NewMetadata) -> Result<String, OfflineError> {
+    on_device(place, false, async |device| {
+        let layout = device.layout(new.format, new.max_peers, new.striping)?;
+        device.check_free(&layout, new.force).await?;
+        device.write_all(&layout, &Superblock::fresh(&layout), &[]).await?;
+        Ok("initializing activity log\nWriting meta data...\nNew drbd meta data block successfully created.\n"
+            .to_owned())
+    })
+}
+
+/// `dump-md`: the metadata as text.
+///
+/// # Errors
+/// There is none, or it is unclean and `force` was not given; the text of unclean metadata cannot be restored.
+pub fn dump_md(place: &MetadataPlace, force: bool) -> Result<String, OfflineError> {
+    on_device(place, true, async |device| {
+        let (superblock, layout) = device.read_superblock().await?;
+        if !superblock.is_clean() && !force {
+            return Err(OfflineError::Unclean { path: device.path() });
+        }
+        let words = device.read_bitmap(&superblock, &layout).await?;
+        let slots: Vec<&[u64]> = words.iter().map(Vec::as_slice).collect();
+        let mut text = String::new();
+        dump::write(&superblock, &layout, &slots, &mut text).expect("a string takes everything");
+        Ok(text)
+    })
+}
+
+/// `restore-md`: metadata from the text of a dump. The activity log is made empty.
+///
+/// # Errors
+/// The text is no dump, something is there and `force` was not given, or it does not fit.
+pub fn restore_md(place: &MetadataPlace, text: &str, force: bool) -> Result<String, OfflineError> {
+    let dump = dump::parse(text)?;
+    on_device(place, false, async |device| {
+        let old = &dump.superblock;
+        let layout = device.layout(old.format, old.max_peers, old.striping)?;
+        device.check_free(&layout, force).await?;
+        device.write_all(&layout, &dump.superblock_for(&layout), &dump.bitmap_for(&layout)).await?;
+        Ok("Successfully restored meta data\n".to_owned())
+    })
+}
+
+/// `wipe-md`: as if there had never been any.
+///
+/// # Errors
+/// There is none.
+pub fn wipe_md(place: &MetadataPlace) -> Result<String, OfflineError> {
+    on_device(place, false, async |device| {
+        let (_, layout) = device.read_superblock().await?;
+        device.remove_superblock(&layout).await?;
+        Ok("Wiping meta data...\nDRBD meta data block successfully wiped out.\n".to_owned())
+    })
+}
+
+/// `get-gi`: the generation ids in one line. `peer` is the peer's node id (0 for v08).
+///
+/// # Errors
+/// There is no metadata.
+pub fn get_gi(place: &MetadataPlace, peer: usize) -> Result<String, OfflineError> {
+    on_device(place, true, async |device| {
+        let (superblock, _) = device.read_superblock().await?;
+        Ok(dump::get_gi(&superblock, peer) + "\n")
+    })
+}
+
+/// `show-gi`: the generation ids, explained.
+///
+/// # Errors
+/// There is no metadata.
+pub fn show_gi(place: &MetadataPlace, peer: usize) -> Result<String, OfflineError> {
+    on_device(place, true, async |device| {
+        let (superblock, _) = device.read_superblock().await?;
+        Ok(dump::show_gi(&superblock, peer))
+    })
+}
+
+/// `set-gi`: other generation ids; an empty field stays as it is.
+///
+/// # Errors
+/// There is no metadata, or the line is none.
+pub fn set_gi(place: &MetadataPlace, peer: usize, line: &str) -> Result<String, OfflineError> {
+    change(place, |superblock, _| {
+        let before = dump::get_gi(superblock, peer);
+        dump::set_gi(superblock, peer, line)?;
+        Ok(format!("previously {before}\nset GI to  {}\n", dump::get_gi(superblock, peer)))
+    })
+}
+
+/// `outdate`: the data is older than another copy.
+///
+/// # Errors
+/// There is no metadata, or the data is Inconsistent anyway.
+pub fn outdate(place: &MetadataPlace) -> Result<String, OfflineError> {
+    change(place, |superblock, path| {
+        if !superblock.flags.contains(DeviceFlags::CONSISTENT) {
+            return Err(OfflineError::Inconsistent { path: path.to_owned() });
+        }
+        superblock.flags.remove(DeviceFlags::WAS_UP_TO_DATE);
+        Ok(String::new())
+    })
+}
+
+/// `apply-al`: marks in the bitmap what the activity log says may differ, and empties the log.
+///
+/// # Errors
+/// There is no metadata, or a Primary's log is of no use.
+pub fn apply_al_md(place: &MetadataPlace) -> Result<String, OfflineError> {
+    on_device(place, false, async |device| {
+        let (mut superblock, layout) = device.read_superblock().await?;
+        if superblock.is_clean() {
+            return Ok(String::new());
+        }
+        let blocks = device.read_log(&layout).await?;
+        let ring: Vec<&[u8]> = blocks.iter().map(|block| &block[..]).collect();
+        let mut words = device.read_bitmap(&superblock, &layout).await?;
+        let applied = apply_al(&mut superblock, &layout, &ring, &mut words, Unusable::Refuse)
+            .map_err(|reason| OfflineError::Apply { path: device.path(), reason })?;
+        device.write_applied(&layout, &superblock, &words, applied.log_is_dirty).await?;
+        Ok(applied_text(&applied))
+    })
+}
+
+fn applied_text(applied: &Applied) -> String {
+    let mut text = String::new();
+    if applied.corrupt_blocks > 0 {
+        text += &format!("{} corrupt AL transactions found\n", applied.corrupt_blocks);
+    }
+    if applied.verdict == Verdict::Marked {
+        // Bits cover 4 KiB.
+        text += &format!("Marked additional {} MB as out-of-sync based on AL.\n", applied.bits_set.div_ceil(256));
+    }
+    text
+}
+
+/// Changes the superblock alone.
+fn change(
+    place: &MetadataPlace,
+    act: impl FnOnce(&mut Superblock, &Path) -> Result<String, OfflineError>,
+) -> Result<String, OfflineError> {
+    on_device(place, false, async |device| {
+        let (mut superblock, layout) = device.read_superblock().await?;
+        let text = act(&mut superblock, &device.path())?;
+        device.write_superblock(&layout, &superblock).await?;
+        Ok(text)
+    })
+}
+
+/// Opens, locks, acts.
+fn on_device(
+    place: &MetadataPlace,
+    read_only: bool,
+    act: impl AsyncFnOnce(&Device) -> Result<String, OfflineError>,
+) -> Result<String, OfflineError> {
+    let device = Device::open(place, read_only)?;
+    bulk::run(act(&device))?
+}
+
+/// Computes a layout with the device's name in the error.
+fn layout_on(
+    path: &Path,
+    placement: Placement,
+    bytes: u64,
+    (format, max_peers, striping): (Format, u32, Striping),
+) -> Result<Layout, OfflineError> {
+    Layout::compute(format, placement, bytes, max_peers, striping)
+        .map_err(|reason| OfflineError::Layout { path: path.to_owned(), reason })
+}

@@ -1,0 +1,160 @@
+//! One node without its peer.
+
+use super::client::NbdClient;
+use super::node::{Node, addresses};
+use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
+use crate::engine::NbdListen;
+use crate::model::state::Role;
+use crate::replica::event::Command;
+use crate::replica::refusal::Code;
+
+fn primary() -> Node {
+    let node = Node::new(0, addresses());
+    node.attach().unwrap();
+    node.command(Command::Primary { force: true }).unwrap();
+    node
+}
+
+#[test]
+fn a_forced_primary_serves_what_was_written() {
+    let node = primary();
+    let mut client = node.open("data").unwrap();
+    assert!(client.bytes > 15 << 20, "{}", client.bytes);
+    let payload: Vec<u8> = (0..70_000u32 / 512 * 512).map(|at| (at / 512) as u8 + 1).collect();
+    client.write(4096 + 512, &payload, false).unwrap();
+    client.write(1 << 20, &payload, true).unwrap();
+    client.flush().unwrap();
+    for offset in [4096 + 512, 1 << 20] {
+        assert_eq!(client.read(offset, payload.len() as u32).unwrap(), payload);
+    }
+    assert_eq!(client.read(4096, 512).unwrap(), vec![0; 512]);
+    client.trim(1 << 20, 65_536).unwrap();
+    client.zeroes(4096 + 512, 512).unwrap();
+    assert_eq!(client.read(1 << 20, 65_536).unwrap(), vec![0; 65_536]);
+    assert_eq!(client.read(4096 + 512, 1024).unwrap()[..], [vec![0; 512], vec![2; 512]].concat()[..]);
+    let large = vec![7; 5 << 20];
+    client.write(2 << 20, &large, false).unwrap();
+    assert_eq!(client.read(2 << 20, 5 << 20).unwrap(), large);
+}
+
+#[test]
+fn many_writes_in_flight_are_all_answered() {
+    let node = primary();
+    let mut clients = [node.open("data").unwrap(), node.open("data/0").unwrap()];
+    let offsets: Vec<u64> = (0..500).map(|index| index * 4096).collect();
+    for client in &mut clients {
+        assert_eq!(client.write_many(&offsets, &[9; 4096]), offsets.len());
+    }
+    assert!(clients[1].read(0, 500 * 4096).unwrap().iter().all(|byte| *byte == 9));
+}
+
+#[test]
+fn a_secondary_turns_clients_away_in_words() {
+    let node = Node::new(0, addresses());
+    assert_eq!(node.open("data").err().unwrap(), "data is Secondary here");
+    assert!(node.open("other").is_err());
+    node.attach().unwrap();
+    assert!(node.open("data").is_err());
+}
+
+#[test]
+fn an_open_export_keeps_the_node_primary() {
+    let node = primary();
+    let client = node.open("data").unwrap();
+    let refusal = node.command(Command::Secondary).unwrap_err();
+    assert_eq!(refusal.code, Code::State(StateRefusal::DeviceInUse), "{refusal}");
+    drop(client);
+    node.wait("closed", |status| !status.volumes[0].open);
+    node.command(Command::Secondary).unwrap();
+    assert_eq!(node.status().role, Role::Secondary);
+}
+
+#[test]
+fn a_volume_is_attached_once_and_only_one_daemon_has_it() {
+    let addresses = addresses();
+    let node = Node::new(0, addresses);
+    node.attach().unwrap();
+    let refusal = node.attach().unwrap_err();
+    assert_eq!(refusal.code, Code::Configuration(ConfigurationRefusal::AlreadyAttached));
+    let disk = crate::io::block_file::BlockFile::open(node.disk(), Default::default()).unwrap();
+    assert!(disk.lock().is_err());
+    node.command(Command::Detach { volume: 0, force: false }).unwrap();
+    disk.wait_for_lock(std::time::Duration::from_secs(100)).unwrap();
+}
+
+#[test]
+fn a_graceful_stop_lets_clients_go_and_leaves_clean_metadata() {
+    let node = primary();
+    let mut client = node.open("data").unwrap();
+    client.write(0, &[1; 4096], false).unwrap();
+    node.stop().unwrap();
+    assert!(client.read(0, 512).is_err());
+    while !node.handle.is_finished() {
+        std::thread::yield_now();
+    }
+    assert!(!node.socket().exists());
+    assert!(node.open("data").is_err());
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_crash() {
+    let mut node = primary();
+    let mut client = node.open("data").unwrap();
+    client.write(8192, &[5; 4096], false).unwrap();
+    node.crash();
+    assert!(client.read(0, 512).is_err());
+    node.attach().unwrap();
+    node.command(Command::Primary { force: true }).unwrap();
+    assert_eq!(node.open("data").unwrap().read(8192, 4096).unwrap(), vec![5; 4096]);
+}
+
+#[test]
+fn a_client_that_does_not_read_its_replies_is_not_read_from() {
+    let node = primary();
+    let mut client = node.open("data").unwrap();
+    // 8 GiB of replies, if anybody made them.
+    client.ask_without_listening(1024, 8 << 20);
+    let mut other = node.open("data").unwrap();
+    other.write(0, &[1; 4096], false).unwrap();
+    assert_eq!(other.read(0, 4096).unwrap(), vec![1; 4096]);
+    let resident = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident =
+        resident.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB");
+    assert!(resident.parse::<u64>().unwrap() < 2 << 20, "{resident} KiB");
+    drop(client);
+    other.flush().unwrap();
+    drop(other);
+    node.wait("closed", |status| !status.volumes[0].open);
+}
+
+#[test]
+fn a_client_that_vanishes_leaves_nothing_behind() {
+    let node = primary();
+    for _ in 0..5 {
+        node.open("data").unwrap().vanish_in_a_write();
+        let mut client = node.open("data").unwrap();
+        client.ask_without_listening(20, 1 << 20);
+    }
+    node.wait("closed", |status| !status.volumes[0].open);
+    let mut client = node.open("data").unwrap();
+    assert_eq!(client.read(0, 8192).unwrap(), vec![0; 8192], "half a write is none");
+    drop(client);
+    node.wait("closed", |status| !status.volumes[0].open);
+    node.stop().unwrap();
+}
+
+#[test]
+fn clients_come_over_tcp_too_and_the_page_cache_may_be_used() {
+    let node = Node::tuned(0, addresses(), |spec| {
+        spec.nbd.push(NbdListen::Tcp("127.0.0.1:0".parse().unwrap()));
+        spec.direct = false;
+    });
+    node.attach().unwrap();
+    node.command(Command::Primary { force: true }).unwrap();
+    let places = node.status().volumes.remove(0).nbd;
+    let address = places[1].strip_prefix("nbd://").and_then(|uri| uri.strip_suffix("/data")).unwrap();
+    let mut client = NbdClient::open_tcp(address.parse().unwrap(), "").unwrap();
+    client.write(512, &[1; 70_144], true).unwrap();
+    client.flush().unwrap();
+    assert_eq!(node.open("data").unwrap().read(512, 70_144).unwrap(), vec![1; 70_144]);
+}

@@ -1,0 +1,175 @@
+//! One connected socket: what has come, what is to leave, and its end.
+//!
+//! ```text
+//!   Open ──end(graceful)──► Draining ──all sent, or patience over──► Ended ──nothing in flight──► may be dropped
+//!     └────────────────────────────end at once───────────────────────▲
+//! ```
+//!
+//! Invariants: at most one receive and one send are in flight; nothing is received after `end`; the descriptor is closed
+//! only when neither is in flight.
+
+use std::net::Shutdown;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::inbox::Inbox;
+use super::outbox::Outbox;
+use super::tag::Tag;
+use crate::io::descriptor::Descriptor;
+use crate::io::ring::{Completion, Operation, Outcome, Pieces, Ring};
+use crate::model::time::Instant;
+
+/// How long the other end may take to read what it is sent before a graceful end.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long nobody is accepted after accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Said when the other end has closed.
+const CLOSED: &str = "the other end closed the connection";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Open,
+    Draining { until: Instant },
+    Ended,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    descriptor: Descriptor,
+    pub(super) inbox: Inbox,
+    pub(super) outbox: Outbox,
+    life: Life,
+    is_receiving: bool,
+    is_sending: bool,
+}
+
+impl Stream {
+    pub(super) fn new(descriptor: Descriptor, inbox: Inbox) -> Self {
+        let (outbox, life) = (Outbox::default(), Life::Open);
+        Self { descriptor, inbox, outbox, life, is_receiving: false, is_sending: false }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.life == Life::Open
+    }
+
+    /// Whether it may be dropped.
+    pub(super) fn is_over(&self) -> bool {
+        self.life == Life::Ended && !self.is_receiving && !self.is_sending
+    }
+
+    /// When `pump` must be called at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.life {
+            Life::Draining { until } => Some(until),
+            Life::Open | Life::Ended => None,
+        }
+    }
+
+    /// Ends the connection: after what is queued has left, or at once.
+    pub(super) fn end(&mut self, now: Instant, graceful: bool, ring: &mut Ring) {
+        match self.life {
+            Life::Open if graceful && !self.outbox.is_empty() => {
+                self.life = Life::Draining { until: now + DRAIN_PATIENCE };
+            }
+            Life::Open | Life::Draining { .. } => self.shut_down(ring),
+            Life::Ended => {}
+        }
+    }
+
+    /// Begins what can begin. Cheap when there is nothing to do.
+    ///
+    /// # Errors
+    /// The ring takes no more: the connection is of no use.
+    pub(super) fn pump(
+        &mut self,
+        now: Instant,
+        may_receive: bool,
+        tags: (Tag, Tag),
+        ring: &mut Ring,
+    ) -> Result<(), String> {
+        if let Life::Draining { until } = self.life
+            && (self.outbox.is_empty() || until <= now)
+        {
+            self.shut_down(ring);
+        }
+        if self.life == Life::Ended {
+            return Ok(());
+        }
+        if !self.is_sending
+            && let Some(batch) = self.outbox.take_batch()
+        {
+            let operation = Operation::SendMsg { socket: self.descriptor.clone(), pieces: pieces(batch) };
+            ring.push_tagged(operation, tags.1.encode()).map_err(|refused| refused.to_string())?;
+            self.is_sending = true;
+        }
+        if !self.is_receiving && may_receive && self.life == Life::Open {
+            let operation = self.inbox.receive(self.descriptor.clone());
+            ring.push_tagged(operation, tags.0.encode()).map_err(|refused| refused.to_string())?;
+            self.is_receiving = true;
+        }
+        Ok(())
+    }
+
+    /// A receive ended: the bytes it brought, or why there will be no more. Nothing after `end`.
+    pub(super) fn on_received(&mut self, completion: Completion, out: &mut Vec<Bytes>) -> Result<(), String> {
+        self.is_receiving = false;
+        let result = match completion.result {
+            Ok(Outcome::Transferred(0)) => Err(CLOSED.to_owned()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.inbox.on_received(completion.operation, out);
+        if !self.is_open() {
+            out.clear();
+            return Ok(());
+        }
+        result
+    }
+
+    /// A send ended: how many bytes have left in all.
+    pub(super) fn on_sent(&mut self, completion: &Completion) -> Result<u64, String> {
+        self.is_sending = false;
+        let total = self.outbox.on_sent();
+        match &completion.result {
+            Ok(_) => Ok(total),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn shut_down(&mut self, ring: &mut Ring) {
+        self.life = Life::Ended;
+        self.outbox.clear();
+        // Wakes what is in flight. If the ring is full the operations end when the other end does.
+        let operation = Operation::Shutdown { socket: self.descriptor.clone(), how: Shutdown::Both };
+        if let Err(refused) = ring.push_tagged(operation, Tag::Ignored.encode()) {
+            tracing::warn!(%refused, "a socket could not be shut down");
+        }
+    }
+}
+
+/// Waits for one connection on a listener, or (after an error that would come again at once, as for want of descriptors)
+/// for a while; either ends in a completion with the tag.
+pub(super) fn accept(listener: &Descriptor, is_late: bool, tag: Tag, ring: &mut Ring) {
+    let operation = match is_late {
+        false => Operation::Accept { listener: listener.clone() },
+        true => Operation::Timeout { after: ACCEPT_PAUSE },
+    };
+    if let Err(refused) = ring.push_tagged(operation, tag.encode()) {
+        tracing::error!(%refused, "nobody can connect any more");
+    }
+}
+
+fn pieces(mut batch: Vec<Bytes>) -> Pieces {
+    match batch.pop() {
+        Some(only) if batch.is_empty() => Pieces::One(only),
+        Some(last) => {
+            batch.push(last);
+            Pieces::Many(batch)
+        }
+        None => Pieces::Many(batch),
+    }
+}

@@ -1,0 +1,452 @@
+//! Why a resource is in the state it is in: the facts, the rule behind them, and the command that helps.
+//!
+//! A pure function from what status shows. All is well when it has nothing to say: connected, both disks UpToDate, nothing
+//! held. A note that needs no command is still worth a line (a resync that runs ends by itself).
+//!
+//! Not here: a resource that does not run, and configurations that cannot be used (`daemon`, `cli`).
+
+use crate::control::status::{PeerStatus, PeerVolumeStatus, ResourceStatus, VolumeStatus};
+use crate::model::state::{ConnectionState, DiskState, Role};
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// What is the case.
+    pub fact: String,
+    /// Which rule makes of it what it is.
+    pub rule: String,
+    /// What to type; `None` where waiting is all there is to do.
+    pub command: Option<String>,
+}
+
+fn explanation(fact: impl Into<String>, rule: &str, command: impl Into<Option<String>>) -> Explanation {
+    Explanation { fact: fact.into(), rule: rule.to_owned(), command: command.into() }
+}
+
+/// All that is not well with a resource, the most pressing first.
+#[must_use]
+pub fn explain(status: &ResourceStatus) -> Vec<Explanation> {
+    let mut found = suspended(status);
+    for volume in &status.volumes {
+        let peer = status.peers.first().and_then(|peer| Some((peer, peer.volume(volume.number)?)));
+        found.extend(disk(status, volume, peer));
+    }
+    for peer in &status.peers {
+        found.extend(connection(status, peer));
+        for volume in &peer.volumes {
+            found.extend(replication(status, peer, volume));
+        }
+    }
+    found.extend(role(status));
+    found
+}
+
+/// Requests that are held.
+fn suspended(status: &ResourceStatus) -> Vec<Explanation> {
+    let name = &status.name;
+    let mut found = Vec::new();
+    if status.suspended.user {
+        found.push(explanation(
+            "requests of applications are held: an operator suspended them",
+            "suspend-io holds reads and writes until resume-io",
+            format!("shimai resume-io {name}"),
+        ));
+    }
+    if status.suspended.no_data {
+        found.push(explanation(
+            "requests of applications are held: neither this disk nor the peer's can be used",
+            "on-no-data-accessible suspend-io: requests wait for data instead of failing",
+            match status.volumes.iter().find(|volume| volume.disk == DiskState::Diskless) {
+                Some(volume) => format!("shimai attach {name}/{}", volume.number),
+                None => format!("shimai connect {name}"),
+            },
+        ));
+    }
+    if status.suspended.fencing {
+        found.push(explanation(
+            "requests of applications are held: the peer has not been fenced yet",
+            "fencing resource-and-stonith: a Primary that lost its peer waits for the fence-peer handler",
+            format!("shimai resume-io {name}"),
+        ));
+    }
+    found
+}
+
+/// The own disk.
+fn disk(
+    status: &ResourceStatus,
+    volume: &VolumeStatus,
+    peer: Option<(&PeerStatus, &PeerVolumeStatus)>,
+) -> Option<Explanation> {
+    let (name, number) = (&status.name, volume.number);
+    let target = format!("{name}/{number}");
+    let is_connected = peer.is_some_and(|(peer, _)| peer.connection >= ConnectionState::Connected);
+    let peer_disk = peer.map_or(DiskState::Unknown, |(_, volume)| volume.peer_disk);
+    match volume.disk {
+        DiskState::Diskless if volume.client => None,
+        DiskState::Diskless => Some(explanation(
+            format!(
+                "volume {number} has no disk here: it was never attached, was detached, or was given up after an error"
+            ),
+            "without a disk of its own a node reads and writes the peer's; a disk that failed is not taken back unasked, and \
+             one without metadata is not attached",
+            format!("shimai attach {target}    (a new disk first: shimai create-md {target})"),
+        )),
+        DiskState::Attaching => Some(explanation(
+            format!("the metadata of volume {number} is being read"),
+            "a disk serves nothing before its metadata has been judged",
+            None,
+        )),
+        DiskState::Failed => Some(explanation(
+            format!(
+                "the disk of volume {number} failed and is being let go; requests still in flight on it are waited for"
+            ),
+            "on-io-error detach: a disk that fails is given up, the peer's serves",
+            format!("shimai detach {target} --force"),
+        )),
+        DiskState::Negotiating => Some(explanation(
+            format!("volume {number} is attached and its generations are being compared with the peer's"),
+            "a disk attached while connected is judged by a new handshake",
+            None,
+        )),
+        DiskState::Inconsistent => inconsistent(name, volume, is_connected, peer_disk),
+        DiskState::Outdated => Some(explanation(
+            format!("the data of volume {number} is older than the peer's"),
+            "an Outdated disk is never promoted nor read: the newer copy may hold writes that were acknowledged",
+            match is_connected {
+                true => format!("shimai wait-sync {target}"),
+                false => format!("shimai connect {name}    (the peer is lost for good: shimai primary --force {name})"),
+            },
+        )),
+        DiskState::Consistent => Some(explanation(
+            format!("the data of volume {number} is whole, but nobody knows whether the peer has newer data"),
+            "after a start without the peer a disk is Consistent; the handshake, or an operator, makes it UpToDate",
+            format!("shimai wait-connect {name}    (the peer is lost for good: shimai primary --force {name})"),
+        )),
+        DiskState::UpToDate | DiskState::Unknown => None,
+    }
+}
+
+fn inconsistent(name: &str, volume: &VolumeStatus, is_connected: bool, peer_disk: DiskState) -> Option<Explanation> {
+    let number = volume.number;
+    if is_connected && peer_disk >= DiskState::UpToDate {
+        // The resync, running or held, speaks for itself.
+        return None;
+    }
+    if peer_disk == DiskState::Inconsistent {
+        return Some(explanation(
+            format!("volume {number} is Inconsistent on both nodes: neither has ever been declared good"),
+            "fresh metadata says nothing about data; somebody has to say which disk counts, once",
+            format!(
+                "shimai primary --force {name}    (this disk counts; two blank disks: shimai new-current-uuid --clear-bitmap \
+                 {name}/{number})"
+            ),
+        ));
+    }
+    Some(explanation(
+        format!(
+            "the data of volume {number} is a mix of old and new, or was never declared good, and no good copy is in reach"
+        ),
+        "an Inconsistent disk is neither promoted nor read without the good copy",
+        format!("shimai connect {name}    (there is no other copy: shimai primary --force {name})"),
+    ))
+}
+
+/// The link to a peer.
+fn connection(status: &ResourceStatus, peer: &PeerStatus) -> Option<Explanation> {
+    let (name, other) = (&status.name, &peer.name);
+    let because = peer.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    match peer.connection {
+        ConnectionState::StandAlone => Some(stand_alone(name, peer)),
+        ConnectionState::Disconnecting | ConnectionState::TearDown => Some(explanation(
+            format!("the connection to {other} is being closed{because}"),
+            "a connection that ends is cleaned up before a new one begins",
+            None,
+        )),
+        ConnectionState::Unconnected
+        | ConnectionState::Timeout
+        | ConnectionState::BrokenPipe
+        | ConnectionState::NetworkFailure
+        | ConnectionState::ProtocolError => Some(explanation(
+            format!("the connection to {other} was lost ({}){because}", peer.connection),
+            "it is tried again after connect-int",
+            format!("shimai wait-connect {name}"),
+        )),
+        ConnectionState::WfConnection => Some(explanation(
+            format!("{other} does not answer{because}"),
+            "a node that looks for its peer dials and listens until it comes, or until disconnect; ports and addresses of \
+             both ends must be as configured, and the peer must look too",
+            format!("shimai up {name}    (on {other}; here nothing needs to be done)"),
+        )),
+        ConnectionState::WfReportParams => Some(explanation(
+            format!("{other} answers; the handshake is under way{because}"),
+            "nothing is replicated before both ends have compared their options and data",
+            format!("shimai wait-connect {name}"),
+        )),
+        _ => None,
+    }
+}
+
+/// What the reason for being alone reads like, the rule, and the way out.
+fn stand_alone(name: &str, peer: &PeerStatus) -> Explanation {
+    let other = &peer.name;
+    let reason = peer.reason.as_deref().unwrap_or("nobody asked for a connection, or it was ended by disconnect");
+    let fact = format!("not connected to {other}, and not looking for it: {reason}");
+    let lower = reason.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    if has(&["split"]) {
+        return explanation(
+            fact,
+            "both nodes wrote without each other; no automatic rule (after-sb-…) says whose changes to give up",
+            format!(
+                "shimai connect --discard-my-data {name}    (on the node whose changes are given up, as Secondary; on the \
+                 other: shimai connect {name})"
+            ),
+        );
+    }
+    if has(&["unrelated"]) {
+        return explanation(
+            fact,
+            "disks whose generations have nothing in common are never synchronised unasked: one of them may be the wrong disk",
+            format!("shimai create-md --force {name}    (down, on the node whose data is given up; then up)"),
+        );
+    }
+    if has(&["auth", "secret", "hmac", "challenge"]) {
+        return explanation(
+            fact,
+            "both ends prove that they know the same shared-secret, by the same cram-hmac-alg",
+            format!(
+                "shimai adjust {name}    (after making net {{ cram-hmac-alg, shared-secret }} equal on both nodes)"
+            ),
+        );
+    }
+    if has(&["option", "differ", "mismatch", "incompatible", "disagree", "settings"]) {
+        return explanation(
+            fact,
+            "protocol, after-sb-…, allow-two-primaries, data-integrity-alg and verify-alg must be the same on both nodes",
+            format!("shimai adjust {name}    (after making the net section equal on both nodes)"),
+        );
+    }
+    if has(&["version"]) {
+        return explanation(
+            fact,
+            "both ends must speak one version of the protocol, from 86 to 101",
+            format!("shimai connect {name}    (after updating the older node)"),
+        );
+    }
+    if has(&["smaller", "size"]) {
+        return explanation(
+            fact,
+            "a peer whose disk is smaller than what is in use is refused: the end of the data would have no copy",
+            format!("shimai connect {name}    (after giving {other} a larger disk)"),
+        );
+    }
+    explanation(fact, "a StandAlone node stays alone until it is told to connect", format!("shimai connect {name}"))
+}
+
+/// A volume towards a connected peer.
+fn replication(status: &ResourceStatus, peer: &PeerStatus, volume: &PeerVolumeStatus) -> Vec<Explanation> {
+    use ConnectionState as C;
+    let (name, other, number) = (&status.name, &peer.name, volume.number);
+    let target = format!("{name}/{number}");
+    let mut found = Vec::new();
+    if peer.connection < C::Connected {
+        return found;
+    }
+    let is_target = matches!(volume.replication, C::SyncTarget | C::PausedSyncT | C::WfBitMapT | C::WfSyncUuid);
+    let direction = if is_target { "from" } else { "to" };
+    let how_far = volume.sync.as_ref().map_or_else(String::new, |sync| format!(", {:.1}% done", sync.done_percent));
+    match volume.replication {
+        C::StartingSyncS | C::StartingSyncT | C::WfBitMapS | C::WfBitMapT | C::WfSyncUuid => found.push(explanation(
+            format!("a resync of volume {number} {direction} {other} is about to begin ({})", volume.replication),
+            "both ends first agree which blocks differ",
+            None,
+        )),
+        C::SyncSource | C::SyncTarget => found.push(explanation(
+            format!("volume {number} is resynchronised {direction} {other}{how_far}"),
+            "blocks that were written while one node was away are copied; the target is Inconsistent until the end",
+            format!("shimai wait-sync {target}"),
+        )),
+        C::PausedSyncS | C::PausedSyncT => found.push(paused(peer, volume, direction, &target, &how_far)),
+        C::VerifyS | C::VerifyT => found.push(explanation(
+            format!("volume {number} is compared with {other}{how_far}"),
+            "an online verify reads both disks and marks what differs",
+            None,
+        )),
+        C::Ahead | C::Behind => found.push(explanation(
+            format!("volume {number} is {} {other}: the link takes less than is written", volume.replication),
+            "on-congestion pull-ahead: replication pauses, and a resync follows",
+            None,
+        )),
+        _ if volume.out_of_sync_kib > 0 => found.push(explanation(
+            format!(
+                "{} KiB of volume {number} are marked as different from {other}, and no resync runs",
+                volume.out_of_sync_kib
+            ),
+            "marks of an online verify are resynchronised at the next connect",
+            format!("shimai disconnect {name} && shimai connect {name}"),
+        )),
+        _ => {}
+    }
+    let is_resynced = volume.replication > C::Connected;
+    if !is_resynced && matches!(volume.peer_disk, DiskState::Diskless | DiskState::Failed) {
+        found.push(explanation(
+            format!("{other} has no disk for volume {number}"),
+            "writes are stored here only, and marked for a resync",
+            format!("shimai attach {target}    (on {other})"),
+        ));
+    }
+    found
+}
+
+fn paused(peer: &PeerStatus, volume: &PeerVolumeStatus, direction: &str, target: &str, how_far: &str) -> Explanation {
+    let (other, number, held) = (&peer.name, volume.number, volume.resync_suspended);
+    let fact = |who: &str| format!("the resync of volume {number} {direction} {other} is held by {who}{how_far}");
+    let rule = "a resync runs while neither node holds it";
+    if held.user {
+        explanation(fact("an operator of this node"), rule, format!("shimai resume-sync {target}"))
+    } else if held.peer {
+        explanation(fact("the peer"), rule, format!("shimai resume-sync {target}    (on {other})"))
+    } else {
+        explanation(fact("resync-after"), "another resource's resync goes first", None)
+    }
+}
+
+/// Nobody may write.
+fn role(status: &ResourceStatus) -> Option<Explanation> {
+    if status.role == Role::Primary || status.peers.iter().any(|peer| peer.role == Role::Primary) {
+        return None;
+    }
+    let is_good = status.volumes.iter().all(|volume| volume.disk >= DiskState::Consistent);
+    let has_good_peer = status.peers.iter().any(|peer| {
+        peer.connection >= ConnectionState::Connected
+            && peer.volumes.iter().all(|volume| volume.peer_disk >= DiskState::UpToDate)
+    });
+    (is_good || has_good_peer).then(|| {
+        explanation(
+            "no node in sight is Primary: an application that opens the volume for writing is refused",
+            "exactly one node writes, and it is promoted by an operator or a manager",
+            format!("shimai primary {}", status.name),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn well() -> Value {
+        json!({
+            "name": "data", "node_name": "alpha", "node_id": 0, "role": "Primary", "write_ordering": "flush",
+            "volumes": [{"number": 0, "minor": 0, "device": "/dev/drbd0", "disk": "UpToDate", "size_sectors": 8}],
+            "peers": [{"name": "bravo", "node_id": 1, "connection": "Connected", "role": "Secondary", "volumes": [
+                {"number": 0, "replication": "Connected", "peer_disk": "UpToDate"}]}]
+        })
+    }
+
+    /// The healthy pair with some values changed.
+    fn status(changes: &[(&str, Value)]) -> ResourceStatus {
+        let mut status = well();
+        for (pointer, value) in changes {
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            let parent = status.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+            parent.insert(key.to_owned(), value.clone());
+        }
+        serde_json::from_value(status).unwrap()
+    }
+
+    const ROLE: &str = "/role";
+    const DISK: &str = "/volumes/0/disk";
+    const LINK: &str = "/peers/0/connection";
+    const REASON: &str = "/peers/0/reason";
+    const PEER_ROLE: &str = "/peers/0/role";
+    const PEER_DISK: &str = "/peers/0/volumes/0/peer_disk";
+    const REPLICATION: &str = "/peers/0/volumes/0/replication";
+    const HELD: &str = "/peers/0/volumes/0/resync_suspended";
+
+    /// The fact contains these words, and this command helps.
+    #[track_caller]
+    fn case(changes: &[(&str, Value)], fact: &str, command: Option<&str>) {
+        let found = explain(&status(changes));
+        let is_it = |explanation: &&Explanation| {
+            explanation.fact.contains(fact)
+                && command.is_none_or(|words| {
+                    explanation.command.as_ref().is_some_and(|found| found.starts_with(&format!("shimai {words}")))
+                })
+        };
+        assert!(found.iter().any(|explanation| is_it(&explanation)), "{fact}: {found:#?}");
+    }
+
+    #[test]
+    fn a_healthy_pair_needs_no_words() {
+        assert_eq!(explain(&status(&[])), []);
+    }
+
+    #[test]
+    fn every_way_to_be_alone_has_its_own_way_out() {
+        let alone = |reason: &str, command: &str| {
+            let changes = [(LINK, json!("StandAlone")), (REASON, json!(reason)), (PEER_ROLE, json!("Unknown"))];
+            case(&changes, reason, Some(command));
+        };
+        alone("split brain, and no policy decides", "connect --discard-my-data data");
+        alone("unrelated data", "create-md --force data");
+        alone("authentication failed", "adjust data");
+        alone("options differ: protocol", "adjust data");
+        alone("no common version", "connect data");
+        alone("the peer's disk is smaller", "connect data");
+        case(&[(LINK, json!("StandAlone"))], "not looking for it", Some("connect data"));
+        case(&[(LINK, json!("WFConnection"))], "does not answer", Some("up data"));
+        case(&[(LINK, json!("NetworkFailure"))], "lost (NetworkFailure)", Some("wait-connect data"));
+        case(&[(LINK, json!("WFReportParams"))], "handshake", Some("wait-connect data"));
+    }
+
+    #[test]
+    fn every_disk_state_but_the_best_is_explained() {
+        case(&[(DISK, json!("Diskless"))], "has no disk here", Some("attach data/0"));
+        case(&[(DISK, json!("Failed"))], "failed", Some("detach data/0 --force"));
+        case(&[(DISK, json!("Outdated")), (LINK, json!("WFConnection"))], "older", Some("connect data"));
+        case(&[(DISK, json!("Consistent")), (LINK, json!("WFConnection"))], "newer data", Some("wait-connect data"));
+        let both = [(DISK, json!("Inconsistent")), (PEER_DISK, json!("Inconsistent"))];
+        case(&both, "on both nodes", Some("primary --force data"));
+        let lone = [(DISK, json!("Inconsistent")), (LINK, json!("StandAlone")), (PEER_DISK, json!("DUnknown"))];
+        case(&lone, "a mix", Some("connect data"));
+        case(&[(PEER_DISK, json!("Diskless"))], "bravo has no disk", Some("attach data/0"));
+    }
+
+    #[test]
+    fn a_resync_tells_whether_it_runs_and_who_holds_it() {
+        let target = [(DISK, json!("Inconsistent")), (REPLICATION, json!("SyncTarget"))];
+        case(&target, "resynchronised from bravo", Some("wait-sync data/0"));
+        let held = |who: &str| [(REPLICATION, json!("PausedSyncT")), (HELD, json!({ who: true }))];
+        case(&held("user"), "held by an operator", Some("resume-sync data/0"));
+        case(&held("peer"), "held by the peer", Some("resume-sync data/0"));
+        case(&held("dependency"), "held by resync-after", None);
+    }
+
+    #[test]
+    fn held_requests_name_who_holds_them() {
+        case(&[("/suspended", json!({"user": true}))], "an operator suspended them", Some("resume-io data"));
+        let lost = [("/suspended", json!({"no_data": true})), (DISK, json!("Diskless"))];
+        case(&lost, "neither this disk nor the peer's", Some("attach data/0"));
+    }
+
+    #[test]
+    fn a_pair_of_secondaries_waits_for_a_promotion() {
+        case(&[(ROLE, json!("Secondary"))], "no node in sight is Primary", Some("primary data"));
+        assert_eq!(explain(&status(&[(ROLE, json!("Secondary")), (PEER_ROLE, json!("Primary"))])), []);
+    }
+
+    #[test]
+    fn every_explanation_has_a_rule() {
+        for disk in DiskState::ALL {
+            for link in ConnectionState::ALL {
+                let changes =
+                    [(DISK, json!(disk.name())), (LINK, json!(link.name())), (REPLICATION, json!(link.name()))];
+                for explanation in explain(&status(&changes)) {
+                    assert!(!explanation.rule.is_empty() && !explanation.fact.is_empty(), "{explanation:?}");
+                }
+            }
+        }
+    }
+}

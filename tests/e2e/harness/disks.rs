@@ -1,0 +1,59 @@
+//! Backing files: made sparse, compared byte by byte outside the product.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Bytes compared at a time.
+const STEP: usize = 1 << 20;
+
+/// Makes a sparse file.
+pub(crate) fn make_sparse(path: &Path, bytes: u64) {
+    let file = File::create(path).expect("the folder is ours");
+    file.set_len(bytes).expect("a sparse file can have any size");
+}
+
+/// Where two files first differ within the first `bytes`, with the bytes there; `None` if nowhere.
+pub(crate) fn first_difference(a: &Path, b: &Path, bytes: u64) -> Option<String> {
+    let files = [a, b].map(|path| File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
+    let mut blocks = [vec![0; STEP], vec![0; STEP]];
+    let mut offset = 0;
+    while offset < bytes {
+        let length = usize::try_from(bytes - offset).map_or(STEP, |left| left.min(STEP));
+        for (file, block) in files.iter().zip(&mut blocks) {
+            file.read_exact_at(&mut block[..length], offset).expect("the file is as long as the device");
+        }
+        let [left, right] = &blocks;
+        if left[..length] != right[..length] {
+            let at = (0..length).find(|&at| left[at] != right[at]).expect("they differ");
+            return Some(difference(&left[..length], &right[..length], offset, at));
+        }
+        offset += length as u64;
+    }
+    None
+}
+
+fn difference(left: &[u8], right: &[u8], offset: u64, at: usize) -> String {
+    let sector = (offset + at as u64) / 512;
+    let differing = left.chunks(4096).zip(right.chunks(4096)).filter(|(left, right)| left != right).count();
+    let end = (at + 16).min(left.len());
+    format!(
+        "first at sector {sector}: {:02x?} here, {:02x?} there; {differing} blocks of this MiB differ",
+        &left[at..end],
+        &right[at..end]
+    )
+}
+
+/// Bytes of a file.
+pub(crate) fn read_at(path: &Path, offset: u64, bytes: usize) -> Vec<u8> {
+    let mut block = vec![0; bytes];
+    let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    file.read_exact_at(&mut block, offset).expect("the file reaches that far");
+    block
+}
+
+/// Overwrites bytes of a file.
+pub(crate) fn write_at(path: &Path, offset: u64, bytes: &[u8]) {
+    let file = File::options().write(true).open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    file.write_all_at(bytes, offset).expect("the file can be written");
+}

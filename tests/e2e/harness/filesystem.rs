@@ -1,0 +1,161 @@
+//! A file system on a replicated volume: nbdfuse shows the volume as a file, a loop device makes it a disk, ext4 on top.
+//!
+//! And PostgreSQL on that, as a user of its own, on a unix socket only.
+
+use super::node::Node;
+use super::tools::{find, kill, output, run, spawn, tool};
+use super::wait::{LONG, SHORT, until};
+use nix::unistd::User;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+/// A volume as a local disk, perhaps mounted; all of it is undone when dropped, also if the volume died.
+pub(crate) struct Disk {
+    fuse: Child,
+    file: PathBuf,
+    /// The loop device.
+    pub(crate) device: String,
+    mount: PathBuf,
+}
+
+impl Disk {
+    /// Makes a disk of the node's volume 0.
+    pub(crate) fn attach(node: &Node) -> Self {
+        let (file, mount) = (node.folder.join("volume"), node.folder.join("mount"));
+        fs::write(&file, "").expect("the folder is ours");
+        fs::create_dir_all(&mount).expect("the folder is ours");
+        let mut command = tool("nbdfuse");
+        let fuse = spawn(command.arg(&file).arg(node.nbd_uri(0)), &node.folder.join("nbdfuse.log"));
+        let mut disk = Self { fuse, file, device: String::new(), mount };
+        until("nbdfuse shows the volume", SHORT, || {
+            if let Some(status) = disk.fuse.try_wait().expect("it is our child") {
+                let log = fs::read_to_string(node.folder.join("nbdfuse.log")).unwrap_or_default();
+                panic!("nbdfuse ended with {status}: {log}");
+            }
+            match fs::metadata(&disk.file) {
+                Ok(metadata) if metadata.len() > 0 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        disk.device = run(tool("losetup").args(["-f", "--show"]).arg(&disk.file)).trim().to_owned();
+        disk
+    }
+
+    /// Makes an ext4.
+    pub(crate) fn format(&self) {
+        run(tool("mkfs.ext4").args(["-q", "-F", &self.device]));
+    }
+
+    /// Checks the ext4 without mending anything but its journal.
+    pub(crate) fn check(&self) {
+        let replayed = output(tool("e2fsck").args(["-p", &self.device]));
+        let code = replayed.status.code();
+        assert!(matches!(code, Some(0 | 1)), "e2fsck -p: {}", String::from_utf8_lossy(&replayed.stdout));
+        run(tool("e2fsck").args(["-f", "-n", &self.device]));
+    }
+
+    /// Mounts the ext4; the mount point.
+    pub(crate) fn mount(&self) -> &Path {
+        run(tool("mount").args(["-t", "ext4", &self.device]).arg(&self.mount));
+        &self.mount
+    }
+
+    /// Unmounts it, which writes what is left.
+    pub(crate) fn unmount(&self) {
+        run(tool("umount").arg(&self.mount));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Each step may have been done, or may fail because the volume under it died.
+        let _ = output(tool("umount").arg("-l").arg(&self.mount));
+        if !self.device.is_empty() {
+            let _ = output(tool("losetup").args(["-d", &self.device]));
+        }
+        let _ = output(tool("fusermount3").args(["-u", "-z"]).arg(&self.file));
+        kill(&mut self.fuse);
+    }
+}
+
+/// A PostgreSQL cluster in a folder.
+pub(crate) struct Postgres {
+    server: Child,
+    socket: PathBuf,
+}
+
+impl Postgres {
+    /// Makes a new cluster below a mount point.
+    pub(crate) fn create(mount: &Path) {
+        let (data, user) = (data(mount), postgres());
+        fs::create_dir(&data).expect("the file system is fresh");
+        chown(&data, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("we are root");
+        run(as_postgres("initdb")
+            .args(["--no-sync", "--data-checksums", "--auth=trust", "--encoding=UTF8", "-D"])
+            .arg(data));
+    }
+
+    /// Starts the server and waits until it answers, which includes recovery.
+    pub(crate) fn start(mount: &Path, log: &Path) -> Self {
+        let user = postgres();
+        let socket = log.with_extension("socket");
+        fs::create_dir_all(&socket).expect("the folder is ours");
+        chown(&socket, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("we are root");
+        let mut command = as_postgres("postgres");
+        command.arg("-D").arg(data(mount)).arg("-k").arg(&socket);
+        command.args(["-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c", "max_wal_size=64MB"]);
+        let mut postgres = Self { server: spawn(&mut command, log), socket };
+        until("PostgreSQL answers", LONG, || {
+            if let Some(status) = postgres.server.try_wait().expect("it is our child") {
+                panic!("PostgreSQL ended with {status}: {}", fs::read_to_string(log).unwrap_or_default());
+            }
+            let answer = output(&mut postgres.client("psql", &["-c", "SELECT 1"]));
+            if answer.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&answer.stderr).into_owned()) }
+        });
+        postgres
+    }
+
+    /// One of PostgreSQL's clients, for the database `postgres`.
+    pub(crate) fn client(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = as_postgres(program);
+        command.arg("-h").arg(&self.socket).args(["-U", "postgres"]).args(arguments).arg("postgres");
+        command
+    }
+
+    /// The answer to a query with one value.
+    pub(crate) fn query(&self, query: &str) -> String {
+        run(&mut self.client("psql", &["-A", "-t", "-c", query])).trim().to_owned()
+    }
+
+    /// Stops the server at once, as a crash would; its children notice.
+    pub(crate) fn kill(mut self) {
+        kill(&mut self.server);
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        kill(&mut self.server);
+    }
+}
+
+fn data(mount: &Path) -> PathBuf {
+    mount.join("postgres")
+}
+
+/// The user that Debian's package makes.
+fn postgres() -> User {
+    let user = User::from_name("postgres").expect("users can be looked up");
+    user.expect("there is no user postgres; install Debian's package postgresql-15")
+}
+
+/// A program run as that user.
+fn as_postgres(program: &str) -> Command {
+    let user = postgres();
+    let mut command = Command::new(find(program));
+    command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).current_dir("/");
+    command
+}

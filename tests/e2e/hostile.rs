@@ -1,0 +1,95 @@
+//! Garbage on the sockets of a running pair: the daemon lives, and so do the data.
+
+use crate::harness::configuration::{PORT, RESOURCE};
+use crate::harness::load::{Dice, Ledger, Load};
+use crate::harness::network::address;
+use crate::harness::tools::{nbd_script, run};
+use crate::harness::{Cluster, Options};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// Random bytes, sometimes with a beginning that a parser likes.
+fn garbage(dice: &mut Dice, beginnings: &[&[u8]]) -> Vec<u8> {
+    let choice = dice.below(beginnings.len() as u64 + 1) as usize;
+    let mut bytes = beginnings.get(choice).map_or_else(Vec::new, |beginning| beginning.to_vec());
+    let length = dice.below(5000);
+    bytes.extend((0..length).map(|_| dice.below(256) as u8));
+    bytes
+}
+
+/// Sends garbage to a unix socket, over and over, and reads what comes.
+fn throw_at(socket: &Path, seed: u64, beginnings: &[&[u8]]) {
+    let mut dice = Dice::new(seed);
+    for _ in 0..100 {
+        let mut stream = UnixStream::connect(socket).expect("the daemon listens");
+        stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout can be set");
+        // Either may fail: the daemon closes on those who make no sense.
+        let _ = stream.write_all(&garbage(&mut dice, beginnings));
+        let _ = stream.read(&mut [0; 4096]);
+    }
+}
+
+#[test]
+fn garbage_on_the_nbd_socket_harms_nobody() {
+    let mut cluster = Cluster::with_primary(Options::default());
+    let load = Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..1000).collect(), 1, Ledger::default());
+    let hello = [&[0, 0, 0, 3][..], b"IHAVEOPT", &[0, 0, 0, 7]].concat();
+    throw_at(&cluster.a.nbd_socket(), 2, &[&hello, &[0, 0, 0, 1], &[0xff; 64]]);
+    load.wait_for(200);
+    load.stop();
+    cluster.a.assert_alive();
+    cluster.assert_in_sync_and_identical();
+}
+
+#[test]
+fn garbage_on_the_admin_socket_harms_nobody() {
+    let mut cluster = Cluster::with_primary(Options::default());
+    let deep = [&b"{\"verb\":"[..], &[b'['; 4000]].concat();
+    throw_at(
+        &cluster.a.run_dir().join("control.sock"),
+        3,
+        &[&deep, b"{\"verb\":\"down\",\"resource\":\"../x\"}\n", b"\n\n"],
+    );
+    cluster.a.assert_alive();
+    assert_eq!(cluster.a.ok(&["role", RESOURCE]), "Primary/Secondary\n");
+}
+
+/// Sent with bash's own sockets, since the port is only reached from inside the namespaces.
+#[test]
+fn garbage_on_the_replication_port_harms_nobody() {
+    let mut cluster = Cluster::with_primary(Options::default());
+    let load = Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..1000).collect(), 4, Ledger::default());
+    let (script, file) = (cluster.scratch().join("throw.sh"), cluster.scratch().join("garbage"));
+    let port = format!("/dev/tcp/{}/{PORT}", address(0));
+    let send = format!("for i in 1 2 3 4 5; do ( exec 3<>{port} && cat \"$1\" >&3 ) 2>/dev/null; done; exit 0\n");
+    std::fs::write(&script, send).expect("the folder is ours");
+    let mut dice = Dice::new(5);
+    // The magic numbers of the three dialects of headers, with commands and lengths that mean something or nothing.
+    let beginnings: [&[u8]; 4] = [
+        &[0x83, 0x74, 0x02, 0x67, 0x00, 0x0f, 0x00, 0x00],
+        &[0x86, 0x20, 0xec, 0x20, 0x00, 0x00, 0xff, 0xf2, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00],
+        &[0x83, 0x5a, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff],
+        &[0x83, 0x74, 0x02, 0x67, 0xff, 0xf1, 0x00, 0x00, 0x86, 0x20, 0xec, 0x20],
+    ];
+    for _ in 0..10 {
+        std::fs::write(&file, garbage(&mut dice, &beginnings)).expect("the folder is ours");
+        let mut bash = crate::harness::network::inside(&cluster.b.namespace, "/bin/bash");
+        run(bash.arg(&script).arg(&file));
+    }
+    load.wait_for(200);
+    load.stop();
+    cluster.a.assert_alive();
+    cluster.assert_in_sync_and_identical();
+}
+
+#[test]
+fn illegal_requests_are_refused_one_by_one() {
+    let mut cluster = Cluster::with_primary(Options::default());
+    let lines = run(nbd_script("illegal_requests.py").arg(cluster.a.nbd_socket()).arg(RESOURCE));
+    assert!(lines.contains("a write past the end: ENOSPC"), "{lines}");
+    assert!(lines.contains("a read past the end: EINVAL"), "{lines}");
+    cluster.a.assert_alive();
+    cluster.assert_in_sync_and_identical();
+}

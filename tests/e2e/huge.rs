@@ -1,0 +1,32 @@
+//! A disk of 15 TiB: up within seconds, in the memory of its bitmap.
+
+use crate::harness::cluster::wait_disk;
+use crate::harness::configuration::RESOURCE;
+use crate::harness::nbd::Nbd;
+use crate::harness::{Cluster, Format, Options};
+use shimai::model::state::DiskState;
+use std::time::{Duration, Instant};
+
+/// One bit for each 4 KiB of 15 TiB.
+const BITMAP_BYTES: u64 = 480 << 20;
+
+/// The local node alone, promoted by force; a write at the very end.
+#[test]
+fn fifteen_tebibytes_come_up_in_the_memory_of_the_bitmap() {
+    let mut cluster = Cluster::new(Options { disk_mib: 15 << 20, format: Format::V08, ..Options::default() });
+    cluster.a.ok(&["create-md", "--force", RESOURCE]);
+    cluster.a.start();
+    let begin = Instant::now();
+    cluster.a.ok(&["up", RESOURCE]);
+    let status = wait_disk(&cluster.a, DiskState::Inconsistent);
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    cluster.a.ok(&["primary", "--force", RESOURCE]);
+    let mut nbd = Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("a Primary serves");
+    assert_eq!(nbd.bytes, status.volumes[0].size_sectors * 512);
+    let end = nbd.bytes - 4096;
+    nbd.write(end, &[0x77; 4096]).expect("the last block can be written");
+    assert_eq!(nbd.read(end, 4096).expect("and read"), [0x77; 4096][..]);
+    let resident = cluster.a.resident_bytes();
+    assert!(resident < BITMAP_BYTES + (64 << 20), "{} MiB are resident", resident >> 20);
+}

@@ -1,0 +1,169 @@
+//! The daemon ends in order, starts in any state, and follows a changed configuration.
+
+use crate::harness::cluster::{is_connected, peer, wait_disk};
+use crate::harness::configuration::RESOURCE;
+use crate::harness::disks::read_at;
+use crate::harness::load::{BLOCK, Ledger, Load};
+use crate::harness::nbd::Nbd;
+use crate::harness::{Cluster, LONG, Options};
+use nix::sys::signal::Signal;
+use shimai::model::state::{ConnectionState, DiskState};
+
+#[test]
+fn a_terminated_primary_ends_in_order_and_needs_no_resync() {
+    let mut cluster = Cluster::with_primary(Options { disk_mib: 256, ..Options::default() });
+    let load =
+        Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..300).map(|at| at * 200).collect(), 1, Ledger::default());
+    load.wait_for(500);
+    let ledger = load.stop();
+    cluster.wait_in_sync();
+    assert_eq!(cluster.a.stop(), Some(0));
+    cluster.a.start();
+    cluster.a.ok(&["up", RESOURCE]);
+    cluster.assert_in_sync_and_identical();
+    let volume = peer(&cluster.a.status()).volumes[0].clone();
+    assert_eq!((volume.received_kib, volume.sent_kib), (0, 0), "nothing was resynced");
+    ledger.check("alpha's disk", |block| read_at(&cluster.a.disks[0], block * BLOCK, BLOCK as usize));
+}
+
+#[test]
+fn a_primary_terminated_under_load_loses_nothing() {
+    let mut cluster = Cluster::with_primary(Options::default());
+    let load = Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..1000).collect(), 2, Ledger::default());
+    load.wait_for(500);
+    assert_eq!(cluster.a.stop(), Some(0));
+    let ledger = load.died();
+    cluster.b.wait("the Primary is missed", LONG, |status| !is_connected(status));
+    cluster.b.ok(&["primary", RESOURCE]);
+    ledger.check("bravo's disk", |block| read_at(&cluster.b.disks[0], block * BLOCK, BLOCK as usize));
+}
+
+#[test]
+fn down_is_refused_while_an_application_has_the_volume_open() {
+    let cluster = Cluster::with_primary(Options::default());
+    let nbd = Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("a Primary serves");
+    cluster.a.refused(&["down", RESOURCE], 11);
+    drop(nbd);
+    cluster.a.wait("the client has left", LONG, |status| !status.volumes[0].open);
+    cluster.a.ok(&["down", RESOURCE]);
+    assert_eq!(cluster.a.ok(&["cstate", RESOURCE]), "Unconfigured\n");
+}
+
+#[test]
+fn a_daemon_starts_again_in_every_state() {
+    let mut cluster =
+        Cluster::with_primary(Options { disk_mib: 256, disk: vec!["resync-rate 20M"], ..Options::default() });
+    // As a Secondary that is Outdated.
+    cluster.b.ok(&["disconnect", RESOURCE]);
+    cluster.b.ok(&["outdate", RESOURCE]);
+    assert_eq!(cluster.b.stop(), Some(0));
+    let mut nbd = Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("a Primary serves");
+    for mib in 0..60_u64 {
+        nbd.write(mib << 20, &vec![mib as u8 + 1; 1 << 20]).expect("the write is done");
+    }
+    cluster.b.start();
+    cluster.b.ok(&["up", RESOURCE]);
+    // As the target in the middle of a resync, killed.
+    cluster.b.wait("the resync runs", LONG, |status| {
+        let volume = &peer(status).volumes[0];
+        volume.replication == ConnectionState::SyncTarget && volume.received_kib > 4096
+    });
+    cluster.b.kill9();
+    cluster.b.start();
+    cluster.b.ok(&["up", RESOURCE]);
+    // As the source in the middle of a resync, terminated.
+    cluster.a.wait("the resync runs again", LONG, |status| {
+        peer(status).volumes[0].replication == ConnectionState::SyncSource
+    });
+    drop(nbd);
+    assert_eq!(cluster.a.stop(), Some(0));
+    wait_disk(&cluster.b, DiskState::Inconsistent);
+    cluster.a.start();
+    cluster.a.ok(&["up", RESOURCE]);
+    cluster.assert_in_sync_and_identical();
+}
+
+#[test]
+fn both_start_together_and_agree() {
+    let mut cluster = Cluster::with_primary(Options::default());
+    for _ in 0..3 {
+        for node in [&mut cluster.a, &mut cluster.b] {
+            assert_eq!(node.stop(), Some(0));
+        }
+        cluster.start();
+        cluster.up();
+        cluster.assert_in_sync_and_identical();
+        cluster.a.ok(&["primary", RESOURCE]);
+    }
+}
+
+#[test]
+fn a_node_that_starts_alone_is_consistent_and_waits() {
+    let mut cluster = Cluster::ready(Options::default());
+    assert_eq!(cluster.a.stop(), Some(0));
+    assert_eq!(cluster.b.stop(), Some(0));
+    cluster.a.start();
+    cluster.a.ok(&["up", RESOURCE]);
+    let status = cluster.a.wait("attached", LONG, |status| status.volumes[0].disk >= DiskState::Outdated);
+    assert!(
+        status.volumes[0].disk >= DiskState::Consistent,
+        "it was UpToDate when it left: {}",
+        status.volumes[0].disk
+    );
+    cluster.b.start();
+    cluster.b.ok(&["up", RESOURCE]);
+    cluster.assert_in_sync_and_identical();
+}
+
+#[test]
+fn adjust_shows_a_plan_and_then_does_it() {
+    let cluster = Cluster::with_primary(Options::default());
+    assert_eq!(cluster.a.ok(&["adjust", "--dry-run", RESOURCE]), "");
+    for node in cluster.nodes() {
+        node.edit_config("resync-rate 400M", "resync-rate 300M");
+        assert_eq!(node.ok(&["adjust", "--dry-run", RESOURCE]), "options data    # resync\n");
+        node.ok(&["adjust", RESOURCE]);
+        assert_eq!(node.ok(&["adjust", "--dry-run", RESOURCE]), "");
+    }
+    for node in cluster.nodes() {
+        node.edit_config("protocol C", "protocol A");
+        let plan = node.ok(&["adjust", "--dry-run", RESOURCE]);
+        assert!(plan.contains("options data    # net"), "{plan}");
+    }
+    for node in cluster.nodes() {
+        node.ok(&["adjust", RESOURCE]);
+    }
+    for node in cluster.nodes() {
+        if peer(&node.status()).connection == ConnectionState::StandAlone {
+            node.ok(&["connect", RESOURCE]);
+        }
+    }
+    cluster.wait_both("connected with protocol A", |status| is_connected(status) && peer(status).protocol == Some('A'));
+}
+
+#[test]
+fn adjust_brings_up_what_is_down() {
+    let mut cluster = Cluster::new(Options::default());
+    cluster.create_md();
+    cluster.start();
+    for node in cluster.nodes() {
+        assert_eq!(node.ok(&["adjust", "--dry-run", "all"]), "up data\n");
+        node.ok(&["adjust"]);
+    }
+    cluster.wait_both("connected", is_connected);
+}
+
+/// A peer that hangs holds the writes for a while only: it is dropped, and taken back when it wakes up.
+#[test]
+fn a_frozen_peer_is_dropped_and_taken_back() {
+    let cluster = Cluster::with_primary(Options::default());
+    let load = Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..1000).collect(), 3, Ledger::default());
+    load.wait_for(200);
+    cluster.b.signal(Signal::SIGSTOP);
+    cluster.a.wait("the frozen peer is dropped", LONG, |status| !is_connected(status));
+    load.wait_for(200);
+    cluster.b.signal(Signal::SIGCONT);
+    load.wait_for(200);
+    load.stop();
+    cluster.assert_in_sync_and_identical();
+}

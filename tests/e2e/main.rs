@@ -1,0 +1,18 @@
+//! The real daemons, as pairs on one machine: real disks, a real wire, real clients, real crashes.
+//!
+//! Run as root: `cargo test --release --test e2e`. `SHIMAI_E2E_ROUNDS=20` tells the random stories twenty times.
+
+mod bad_input;
+mod bring_up;
+mod crashes;
+mod database;
+mod drbdmeta;
+mod harness;
+mod hostile;
+mod huge;
+mod lifecycle;
+mod nbd_clients;
+mod overlapping;
+mod partitions;
+mod split_brain;
+mod why;

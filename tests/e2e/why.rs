@@ -1,0 +1,230 @@
+//! `shimai why` names the cause of a broken state and a command; doing what it says heals the state.
+//!
+//! A table: each row breaks a healthy pair, finds the explanation, runs its command where it says, and waits for health.
+
+use crate::harness::cluster::{is_connected, peer};
+use crate::harness::configuration::{Format, RESOURCE};
+use crate::harness::nbd::Nbd;
+use crate::harness::tools::{run, tool};
+use crate::harness::{Cluster, LONG, Node, Options};
+use shimai::model::state::{ConnectionState, Role};
+
+/// One broken state.
+struct Row {
+    /// For messages.
+    name: &'static str,
+    /// Breaks a healthy pair in which alpha is Primary.
+    begin: fn(&mut Cluster),
+    /// Where `why` is asked.
+    asked: Side,
+    /// Words of the fact it must state.
+    fact: &'static str,
+    /// How the command must begin, without `shimai`.
+    command: &'static str,
+    /// What an operator does before, because the explanation's note says so.
+    before: fn(&mut Cluster),
+    /// And after.
+    after: fn(&mut Cluster),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Alpha,
+    Bravo,
+}
+use Side::{Alpha, Bravo};
+
+fn nothing(_: &mut Cluster) {}
+
+/// What `why` says: facts with their commands and notes.
+#[derive(Debug)]
+struct Explanation {
+    fact: String,
+    command: String,
+    note: String,
+}
+
+fn why(node: &Node) -> Vec<Explanation> {
+    let text = node.ok(&["why", RESOURCE]);
+    let mut found: Vec<Explanation> = Vec::new();
+    for line in text.lines() {
+        if let Some(fact) = line.strip_prefix(&format!("{RESOURCE}: ")) {
+            found.push(Explanation { fact: fact.into(), command: String::new(), note: String::new() });
+        } else if let (Some(next), Some(last)) = (line.trim().strip_prefix("next: shimai "), found.last_mut()) {
+            let (command, note) = next.split_once("    (").unwrap_or((next, ""));
+            (last.command, last.note) = (command.into(), note.into());
+        }
+    }
+    found
+}
+
+fn tell(row: &Row, cluster: &mut Cluster) {
+    (row.begin)(cluster);
+    let explanation = crate::harness::wait::until(&format!("{}: why explains it", row.name), LONG, || {
+        let asked = if row.asked == Alpha { &cluster.a } else { &cluster.b };
+        let found = why(asked);
+        let words = format!("{found:?}");
+        let fits = |one: &Explanation| one.fact.contains(row.fact) && one.command.starts_with(row.command);
+        found.into_iter().find(fits).ok_or(words)
+    });
+    (row.before)(cluster);
+    let asked = if row.asked == Alpha { &cluster.a } else { &cluster.b };
+    let is_elsewhere = explanation.note.starts_with("on ");
+    let node = if is_elsewhere { cluster.other(asked) } else { asked };
+    for command in explanation.command.split(" && ") {
+        let words = command.strip_prefix("shimai ").unwrap_or(command);
+        node.ok(&words.split(' ').collect::<Vec<_>>());
+    }
+    (row.after)(cluster);
+    if cluster.a.status().role != Role::Primary {
+        cluster.a.ok(&["primary", RESOURCE]);
+    }
+    cluster.assert_in_sync_and_identical();
+    for node in cluster.nodes() {
+        let found = why(node);
+        assert!(found.len() == 1 && found[0].fact == "all is well", "{}: {found:?} on {}", row.name, node.name);
+    }
+}
+
+fn write_some(node: &Node) {
+    let mut nbd = Nbd::open(&node.nbd_socket(), RESOURCE).expect("a Primary serves");
+    nbd.write(1 << 20, &[9; 65536]).expect("the write is done");
+}
+
+fn wait_no_client(node: &Node) {
+    node.wait("the client has left", LONG, |status| !status.volumes[0].open);
+}
+
+fn leave(node: &Node) {
+    node.ok(&["disconnect", RESOURCE]);
+}
+
+fn miss_bravo(cluster: &Cluster) {
+    cluster.a.wait("bravo is missed", LONG, |status| peer(status).connection == ConnectionState::WfConnection);
+}
+
+fn paused_resync(cluster: &mut Cluster) {
+    leave(&cluster.b);
+    miss_bravo(cluster);
+    write_some(&cluster.a);
+    cluster.a.ok(&["pause-sync", RESOURCE]);
+    cluster.b.ok(&["connect", RESOURCE]);
+    cluster.wait_both("the resync is held", |status| {
+        matches!(peer(status).volumes[0].replication, ConnectionState::PausedSyncS | ConnectionState::PausedSyncT)
+    });
+}
+
+fn split_brain(cluster: &mut Cluster) {
+    leave(&cluster.b);
+    miss_bravo(cluster);
+    cluster.b.ok(&["primary", "--force", RESOURCE]);
+    write_some(&cluster.a);
+    write_some(&cluster.b);
+    wait_no_client(&cluster.b);
+    cluster.b.ok(&["secondary", RESOURCE]);
+    cluster.b.ok(&["connect", RESOURCE]);
+    cluster.b.wait("the verdict", LONG, |status| peer(status).connection != ConnectionState::WfReportParams);
+}
+
+fn restarted_bravo(cluster: &mut Cluster) {
+    assert_eq!(cluster.b.stop(), Some(0));
+    cluster.b.start();
+}
+
+/// Gives bravo's disk generations that alpha has never heard of.
+fn unrelated(cluster: &mut Cluster) {
+    cluster.b.ok(&["down", RESOURCE]);
+    let generations = "1234567890ABCDEE:0000000000000000:1111111111111110:2222222222222220:1:1:0:0:0:0:0";
+    let mut drbdmeta = tool("drbdmeta");
+    drbdmeta.args(["--force", "-", Format::V08.name()]).arg(&cluster.b.disks[0]);
+    run(drbdmeta.args(["internal", "set-gi", generations]));
+    cluster.b.ok(&["up", RESOURCE]);
+}
+
+fn blank_both(cluster: &mut Cluster) {
+    cluster.a.ok(&["secondary", RESOURCE]);
+    for node in [&cluster.a, &cluster.b] {
+        node.ok(&["down", RESOURCE]);
+        node.ok(&["create-md", "--force", RESOURCE]);
+    }
+    cluster.up();
+    cluster.wait_both("connected", is_connected);
+}
+
+fn adjust_bravo(cluster: &mut Cluster, from: &str, to: &str) {
+    cluster.b.edit_config(from, to);
+    cluster.b.ok(&["adjust", RESOURCE]);
+}
+
+/// The one that did not find out may look on, or may have given up as well.
+fn connect_alpha_if_alone(cluster: &mut Cluster) {
+    if peer(&cluster.a.status()).connection == ConnectionState::StandAlone {
+        cluster.a.ok(&["connect", RESOURCE]);
+    }
+}
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    Row { name: "bravo was told to disconnect", begin: |c| leave(&c.b),
+        asked: Bravo, fact: "not looking for it", command: "connect data", before: nothing, after: nothing },
+    Row { name: "bravo was told to disconnect, seen from alpha", begin: |c| { leave(&c.b); miss_bravo(c); },
+        asked: Alpha, fact: "bravo does not answer", command: "up data", before: nothing, after: nothing },
+    Row { name: "bravo is down", begin: |c| { c.b.ok(&["down", RESOURCE]); },
+        asked: Bravo, fact: "not up", command: "up data", before: nothing, after: nothing },
+    Row { name: "bravo is down, seen from alpha", begin: |c| { c.b.ok(&["down", RESOURCE]); },
+        asked: Alpha, fact: "bravo does not answer", command: "up data", before: nothing, after: nothing },
+    Row { name: "bravo's daemon was restarted", begin: restarted_bravo,
+        asked: Bravo, fact: "not up", command: "up data", before: nothing, after: nothing },
+    Row { name: "bravo's disk was detached", begin: |c| { c.b.ok(&["detach", RESOURCE]); },
+        asked: Bravo, fact: "no disk here", command: "attach data/0", before: nothing, after: nothing },
+    Row { name: "bravo's disk was detached, seen from alpha", begin: |c| { c.b.ok(&["detach", RESOURCE]); },
+        asked: Alpha, fact: "bravo has no disk", command: "attach data/0", before: nothing, after: nothing },
+    Row { name: "the Primary's disk was detached", begin: |c| { c.a.ok(&["detach", RESOURCE]); },
+        asked: Alpha, fact: "no disk here", command: "attach data/0", before: nothing, after: nothing },
+    Row { name: "requests are suspended", begin: |c| { c.a.ok(&["suspend-io", RESOURCE]); },
+        asked: Alpha, fact: "an operator suspended them", command: "resume-io data", before: nothing, after: nothing },
+    Row { name: "nobody is Primary", begin: |c| { c.a.ok(&["secondary", RESOURCE]); },
+        asked: Alpha, fact: "no node in sight is Primary", command: "primary data", before: nothing, after: nothing },
+    Row { name: "bravo is Outdated", begin: |c| { leave(&c.b); c.b.ok(&["outdate", RESOURCE]); },
+        asked: Bravo, fact: "older than the peer's", command: "connect data", before: nothing, after: nothing },
+    Row { name: "bravo is Inconsistent", begin: |c| { leave(&c.b); c.b.ok(&["invalidate", RESOURCE]); },
+        asked: Bravo, fact: "no good copy is in reach", command: "connect data", before: nothing, after: nothing },
+    Row { name: "a resync is held here", begin: paused_resync,
+        asked: Alpha, fact: "held by an operator", command: "resume-sync data/0", before: nothing, after: nothing },
+    Row { name: "a resync is held there", begin: paused_resync,
+        asked: Bravo, fact: "held by the peer", command: "resume-sync data/0", before: nothing, after: nothing },
+    Row { name: "split brain", begin: split_brain,
+        asked: Bravo, fact: "plit", command: "connect --discard-my-data data", before: nothing, after: connect_alpha_if_alone },
+    Row { name: "the secrets differ", begin: |c| adjust_bravo(c, "sesame", "mustard"),
+        asked: Bravo, fact: "not looking for it", command: "adjust data",
+        before: |c| c.b.edit_config("mustard", "sesame"), after: connect_alpha_if_alone },
+    Row { name: "the protocols differ", begin: |c| adjust_bravo(c, "protocol C", "protocol A"),
+        asked: Bravo, fact: "not looking for it", command: "adjust data",
+        before: |c| c.b.edit_config("protocol A", "protocol C"), after: connect_alpha_if_alone },
+    Row { name: "unrelated data", begin: unrelated,
+        asked: Bravo, fact: "nrelated", command: "create-md --force data",
+        before: |c| { c.b.ok(&["down", RESOURCE]); },
+        after: |c| { c.b.ok(&["up", RESOURCE]); connect_alpha_if_alone(c); } },
+    Row { name: "blank disks", begin: blank_both,
+        asked: Alpha, fact: "Inconsistent on both nodes", command: "primary --force data", before: nothing, after: nothing },
+];
+
+#[test]
+fn every_explanation_heals_what_it_explains() {
+    let net = vec!["cram-hmac-alg sha1", "shared-secret \"sesame\""];
+    let mut cluster = Cluster::with_primary(Options { net, ..Options::default() });
+    for row in ROWS {
+        println!("{}", row.name);
+        tell(row, &mut cluster);
+    }
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_explained() {
+    let mut cluster = Cluster::new(Options::default());
+    cluster.create_md();
+    cluster.a.start();
+    cluster.a.edit_config("protocol C", "protokol C");
+    let found = why(&cluster.a);
+    assert!(found.iter().any(|one| one.fact.contains("protokol") && one.command == "lint"), "{found:?}");
+}
