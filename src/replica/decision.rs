@@ -169,6 +169,9 @@ impl Resource {
         }
         if theirs.disk == DiskState::Negotiating && self.view(volume, peer).conn >= ConnectionState::Connected {
             self.log(LogLevel::Error, format!("the peer's attach was refused: {sentence}"));
+            // It must come to the same answer to give its disk up.
+            self.send_uuids(volume, peer);
+            self.send_state(volume, peer);
             return;
         }
         self.stand_alone(peer, &sentence);

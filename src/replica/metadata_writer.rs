@@ -18,6 +18,7 @@ use super::action::{Action, Area, DiskOperation};
 use super::volume::{Disk, Pending, WRITE_BACK_INTERVAL};
 use super::{Resource, mutant};
 use crate::activity_log::Plan;
+use crate::control::refusal::StateRefusal;
 use crate::metadata::METADATA_BLOCK_BYTES;
 use crate::metadata::activity_record::{ActivityRecord, RecordKind};
 use crate::metadata::flags::DeviceFlags;
@@ -103,6 +104,12 @@ impl MetadataWriter {
     /// `then` follows when the superblock as it is now is durable.
     pub(super) fn after_superblock(&mut self, then: Then) {
         self.superblock_waiters.push((self.wanted, then));
+    }
+
+    /// Everything that waits; the disk is gone, so it waits for nothing.
+    pub(super) fn take_waiters(&mut self) -> Vec<Then> {
+        let pages = std::mem::take(&mut self.page_waiters).into_iter().map(|(_, then)| then);
+        pages.chain(std::mem::take(&mut self.superblock_waiters).into_iter().map(|(_, then)| then)).collect()
     }
 
     pub(super) fn is_durable(&self, version: u64) -> bool {
@@ -318,6 +325,19 @@ impl Resource {
         self.refresh_flags(volume);
         let disk = self.volumes[volume].disk.as_mut()?;
         Some(disk.writer.superblock_changed())
+    }
+
+    /// The disk went away before `then` could follow: whoever waits for an answer gets one.
+    pub(super) fn do_without_disk(&mut self, volume: usize, then: Then) {
+        match then {
+            Then::Answer(id) => self.answer(id, Err(StateRefusal::IsDiskless.into())),
+            Then::Promoted => self.promoted_on_disk(volume),
+            Then::Forced => self.forced_generation_is_durable(volume),
+            Then::DemotedPages | Then::Demoted => self.demoted_on_disk(),
+            Then::Attached | Then::ClosePages | Then::Closed | Then::TellPeers => {}
+            Then::SourcePages(_) | Then::SourceReady(_) => {}
+            Then::TargetPages(_) | Then::TargetReady(_) | Then::TargetPagesFinal(_) | Then::TargetFinished(_) => {}
+        }
     }
 
     fn continue_with(&mut self, volume: usize, then: Then) {

@@ -209,7 +209,8 @@ impl Resource {
         for volume in 0..self.volumes.len() {
             for peer in 0..self.peers.len() {
                 let view = self.view(volume, peer);
-                let disk = if promotion.forced[volume] { DiskState::UpToDate } else { view.disk };
+                let forced = promotion.forced[volume] && view.disk >= DiskState::Inconsistent;
+                let disk = if forced { DiskState::UpToDate } else { view.disk };
                 // A lone node's consistent data becomes current by being promoted.
                 self.change_fact(volume, peer, View { role: Role::Primary, disk, ..view });
             }
