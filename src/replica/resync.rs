@@ -170,6 +170,11 @@ impl Resource {
     /// The connection or a disk is gone: the resync stops where it is; its bits stay.
     pub(super) fn give_up_resync(&mut self, volume: usize, peer: usize) {
         self.peers[peer].volumes[volume].exchange = None;
+        if self.volumes[volume].peer_write_gate == Some(u64::MAX) {
+            // Nothing will name this resync any more.
+            self.volumes[volume].peer_write_gate = None;
+            self.open_peer_write_gate(volume);
+        }
         let Some(mut resync) = self.peers[peer].volumes[volume].resync.take() else {
             return self.give_up_source_reads(volume, peer);
         };
