@@ -29,8 +29,8 @@ impl Cursor {
             return Err(ConfigError::new(&at, ConfigErrorKind::Rule(rule)));
         }
         let is_valid = match family {
-            Family::Ipv6 => host.split('%').next().unwrap_or_default().parse::<std::net::Ipv6Addr>().is_ok(),
-            _ => host.parse::<std::net::Ipv4Addr>().is_ok(),
+            Family::Ipv6 => host.split('%').next().unwrap_or_default().parse::<core::net::Ipv6Addr>().is_ok(),
+            _ => host.parse::<core::net::Ipv4Addr>().is_ok(),
         };
         if !is_valid {
             self.errors.push(ConfigError::new(&at, ConfigErrorKind::Rule("this is no IP address of its family")));

@@ -152,7 +152,7 @@ impl BlockFile {
         loop {
             match self.lock() {
                 Err(BlockFileError::Locked { .. }) if super::clock::now() < deadline => {
-                    std::thread::sleep(LOCK_INTERVAL)
+                    super::clock::pause(LOCK_INTERVAL);
                 }
                 result => return result,
             }

@@ -18,6 +18,16 @@ pub fn now() -> Instant {
     Instant::from_nanos(seconds.saturating_mul(NANOSECONDS_PER_SECOND).saturating_add(nanoseconds))
 }
 
+/// Lets time pass on this thread. Only helper threads that ask the system again and again may use it; whoever can wait for
+/// an event does.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that sleeps; the kernel has no event for what is waited for"
+)]
+pub fn pause(duration: std::time::Duration) {
+    std::thread::sleep(duration);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -192,7 +192,7 @@ fn watch(child: &mut Child, deadline: crate::model::time::Instant) -> io::Result
             child.wait()?;
             return Ok(None);
         }
-        std::thread::sleep(interval.min(left));
+        super::clock::pause(interval.min(left));
         interval = (interval * 2).min(POLL_INTERVAL_MAX);
     }
 }

@@ -425,8 +425,10 @@ impl Resource {
 
     pub(super) fn release_disk(&mut self, volume: usize) {
         let state = &mut self.volumes[volume];
-        if let Some(disk) = state.disk.take() {
+        let mut waiters = Vec::new();
+        if let Some(mut disk) = state.disk.take() {
             state.exposed = disk.superblock.generations.current;
+            waiters = disk.writer.take_waiters();
         }
         state.reply_gate = None;
         state.peer_write_gate = None;
@@ -434,6 +436,9 @@ impl Resource {
         self.actions.push(Action::ReleaseDisk { volume });
         self.set_disk_state(volume, DiskState::Diskless);
         self.on_disk_released(volume);
+        for then in waiters {
+            self.do_without_disk(volume, then);
+        }
     }
 
     /// An operator's detach that has been agreed to.

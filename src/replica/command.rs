@@ -46,9 +46,6 @@ impl Commands {
     pub(super) fn forget_detach(&mut self, id: CommandId) {
         self.detaching.retain(|(_, waiting)| *waiting != id);
     }
-
-    /// A disk has been released; its detach commands are answered by `settle_commands`.
-    pub(super) fn disk_released(&mut self, _volume: usize) {}
 }
 
 impl Resource {

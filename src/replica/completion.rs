@@ -11,7 +11,6 @@ use super::Resource;
 use super::action::{LogLevel, RequestError};
 use super::mutant;
 use super::request::{Local, Net};
-use crate::model::state::ConnectionState;
 use crate::wire::packet::ReplicationProtocol;
 
 /// Something whose reply waits for the gate.
@@ -204,10 +203,5 @@ impl Resource {
     /// Whether anything of an application is under way on a volume.
     pub(super) fn is_quiet(&self, volume: usize) -> bool {
         self.volumes[volume].writes_running == 0 && self.volumes[volume].flushes.is_empty()
-    }
-
-    /// Whether the peer's state allows it to confirm at all.
-    pub(super) fn waits_for_peer(&self, volume: usize, peer: usize) -> bool {
-        self.view(volume, peer).conn >= ConnectionState::Connected
     }
 }

@@ -76,6 +76,7 @@ impl<T: Copy> Conflicts<T> {
         Self { entries: BTreeMap::new(), next_number: 0, longest: 0 }
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -116,11 +117,6 @@ impl<T: Copy> Conflicts<T> {
     /// Whether the holder may be at work.
     pub(super) fn is_running(&self, held: Held) -> bool {
         self.entries.get(&held).is_some_and(|entry| entry.blockers == 0)
-    }
-
-    /// Whether an entry of this kind overlaps `range`.
-    pub(super) fn any(&self, range: SectorRange, kind: Kind) -> bool {
-        self.overlapping(range).any(|(_, entry)| entry.kind == kind)
     }
 
     fn overlapping(&self, range: SectorRange) -> impl Iterator<Item = (&Held, &Entry<T>)> {

@@ -122,12 +122,12 @@ impl Resource {
 
     /// The disk is closed: nobody may still count on it.
     pub(super) fn on_disk_released(&mut self, volume: usize) {
+        self.promotion_lost_disk(volume);
         self.abandon_activity(volume);
         self.release_frozen(volume);
         self.open_peer_write_gate(volume);
         if self.role == Role::Primary {
             self.settle_flushes();
         }
-        self.commands.disk_released(volume);
     }
 }

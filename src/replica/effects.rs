@@ -131,16 +131,34 @@ impl Resource {
         if old.susp_nod && !new.susp_nod {
             self.release_frozen(volume);
         }
+        self.thaw_with_data();
+    }
+
+    /// Frozen for want of data: when every volume's data can be reached again, applications go on.
+    fn thaw_with_data(&mut self) {
+        let reachable = |volume: usize| {
+            (0..self.peers.len()).any(|peer| {
+                let view = self.view(volume, peer);
+                let remote = view.conn >= ConnectionState::Connected && view.pdsk == DiskState::UpToDate;
+                view.disk == DiskState::UpToDate || remote
+            })
+        };
+        if self.suspended_no_data && (0..self.volumes.len()).all(reachable) {
+            self.suspended_no_data = false;
+            self.log(LogLevel::Info, "data can be reached again: I/O goes on");
+            (0..self.volumes.len()).for_each(|volume| self.release_frozen(volume));
+        }
     }
 
     /// A crashed Primary is reconciled when both disks are current and nothing is left to be synced: a state that passes
     /// while the peer detaches must not make it forget.
     fn settle_crashed_primary(&mut self, volume: usize, peer: usize, new: View) {
         let both = new.disk == DiskState::UpToDate && new.pdsk == DiskState::UpToDate;
-        if both && self.bits_left(volume, peer) == 0 {
-            if let Some(disk) = &mut self.volumes[volume].disk {
-                disk.crashed_primary = false;
-            }
+        if both
+            && self.bits_left(volume, peer) == 0
+            && let Some(disk) = &mut self.volumes[volume].disk
+        {
+            disk.crashed_primary = false;
         }
     }
 

@@ -51,6 +51,8 @@ pub(super) struct Pair {
     pub(super) meta: SocketId,
     pub(super) data_reader: PacketReader,
     pub(super) meta_reader: PacketReader,
+    /// The peer dialled the data stream.
+    pub(super) data_accepted: bool,
     /// We accepted meta: ties are decided against us.
     pub(super) resolve: bool,
 }
@@ -82,6 +84,8 @@ pub(super) struct Establish {
     dialling: bool,
     /// When to dial (again).
     dial_at: Option<Instant>,
+    /// The peer has closed on us: it does not want us now, so no dial before then.
+    hold_off: Option<Instant>,
 }
 
 impl Establish {
@@ -95,6 +99,7 @@ impl Establish {
             strangers: Vec::new(),
             dialling: false,
             dial_at: Some(now + pause),
+            hold_off: None,
         }
     }
 
@@ -125,7 +130,10 @@ impl Establish {
     pub(super) fn on_dialled(&mut self, now: Instant, socket: SocketId, steps: &mut Vec<Step>) {
         self.dialling = false;
         let half = |stream| Some(Half { socket, reader: PacketReader::new(stream), accepted: false });
-        if self.data.is_none() {
+        if let Some(until) = self.hold_off.filter(|until| *until > now && self.data.is_none()) {
+            steps.push(Step::Close(socket));
+            self.dial_at = Some(until);
+        } else if self.data.is_none() {
             self.data = half(Stream::Data);
             steps.push(Step::Introduce(socket, Stream::Data));
             self.dial(steps);
@@ -215,8 +223,10 @@ impl Establish {
                     steps.push(Step::Close(half.socket));
                 }
             }
+            let until = now + Duration::from_millis(100) + META_PATIENCE;
+            self.hold_off = Some(until);
             if !self.dialling {
-                self.dial_at = Some(now + Duration::from_millis(100) + META_PATIENCE);
+                self.dial_at = Some(until);
             }
             return true;
         }
@@ -242,6 +252,7 @@ impl Establish {
             meta: meta.socket,
             data_reader: data.reader,
             meta_reader: meta.reader,
+            data_accepted: data.accepted,
             resolve: meta.accepted,
         }
     }

@@ -60,7 +60,7 @@ pub(super) enum Connection {
     /// Not looking for the peer.
     Off,
     /// Looking for it.
-    Establishing(Establish),
+    Establishing(Box<Establish>),
     /// Both sockets are up.
     Linked(Box<Link>),
 }

@@ -18,6 +18,7 @@ use super::action::{Action, Area, DiskOperation};
 use super::volume::{Disk, Pending, WRITE_BACK_INTERVAL};
 use super::{Resource, mutant};
 use crate::activity_log::Plan;
+use crate::control::refusal::StateRefusal;
 use crate::metadata::METADATA_BLOCK_BYTES;
 use crate::metadata::activity_record::{ActivityRecord, RecordKind};
 use crate::metadata::flags::DeviceFlags;
@@ -105,17 +106,14 @@ impl MetadataWriter {
         self.superblock_waiters.push((self.wanted, then));
     }
 
-    pub(super) fn is_durable(&self, version: u64) -> bool {
-        self.durable >= version
+    /// Everything that waits; the disk is gone, so it waits for nothing.
+    pub(super) fn take_waiters(&mut self) -> Vec<Then> {
+        let pages = std::mem::take(&mut self.page_waiters).into_iter().map(|(_, then)| then);
+        pages.chain(std::mem::take(&mut self.superblock_waiters).into_iter().map(|(_, then)| then)).collect()
     }
 
-    /// Whether nothing is being written and nothing waits.
-    pub(super) fn is_idle(&self) -> bool {
-        self.writing.is_none()
-            && self.wanted == self.durable
-            && self.pages_writing.is_empty()
-            && self.pages_wanted.is_empty()
-            && self.record.is_none()
+    pub(super) fn is_durable(&self, version: u64) -> bool {
+        self.durable >= version
     }
 }
 
@@ -327,6 +325,19 @@ impl Resource {
         self.refresh_flags(volume);
         let disk = self.volumes[volume].disk.as_mut()?;
         Some(disk.writer.superblock_changed())
+    }
+
+    /// The disk went away before `then` could follow: whoever waits for an answer gets one.
+    pub(super) fn do_without_disk(&mut self, volume: usize, then: Then) {
+        match then {
+            Then::Answer(id) => self.answer(id, Err(StateRefusal::IsDiskless.into())),
+            Then::Promoted => self.promoted_on_disk(volume),
+            Then::Forced => self.forced_generation_is_durable(volume),
+            Then::DemotedPages | Then::Demoted => self.demoted_on_disk(),
+            Then::Attached | Then::ClosePages | Then::Closed | Then::TellPeers => {}
+            Then::SourcePages(_) | Then::SourceReady(_) => {}
+            Then::TargetPages(_) | Then::TargetReady(_) | Then::TargetPagesFinal(_) | Then::TargetFinished(_) => {}
+        }
     }
 
     fn continue_with(&mut self, volume: usize, then: Then) {

@@ -26,7 +26,7 @@ pub(super) struct Promotion {
     retried: bool,
     waiting_for_ping: bool,
     waiting_for_drain: bool,
-    /// Superblocks of forced generations, then of the role, that are not durable yet.
+    /// Superblocks of forced generations that are not durable yet.
     superblocks_left: usize,
 }
 
@@ -166,6 +166,9 @@ impl Resource {
         let drain = waits.is_some_and(|promotion| promotion.waiting_for_drain);
         let ping = waits.is_some_and(|promotion| promotion.waiting_for_ping)
             && self.peers.iter().all(|peer| peer.link().is_none());
+        if self.role == Role::Primary && (0..self.volumes.len()).all(|volume| !self.role_is_pending(volume)) {
+            return self.promotion_is_done();
+        }
         if std::mem::take(&mut self.commands.rejudge_promotion) || drain || ping {
             if let Some(promotion) = self.commands.promotion.as_mut() {
                 promotion.waiting_for_ping = false;
@@ -206,7 +209,8 @@ impl Resource {
         for volume in 0..self.volumes.len() {
             for peer in 0..self.peers.len() {
                 let view = self.view(volume, peer);
-                let disk = if promotion.forced[volume] { DiskState::UpToDate } else { view.disk };
+                let forced = promotion.forced[volume] && view.disk >= DiskState::Inconsistent;
+                let disk = if forced { DiskState::UpToDate } else { view.disk };
                 // A lone node's consistent data becomes current by being promoted.
                 self.change_fact(volume, peer, View { role: Role::Primary, disk, ..view });
             }
@@ -215,13 +219,9 @@ impl Resource {
         self.tell_role_of_further_volumes();
         self.commands.discard_flags_cleared = true;
         self.peers.iter_mut().for_each(|peer| peer.discard_my_data = false);
-        let disks: Vec<usize> = (0..self.volumes.len()).filter(|volume| self.volumes[*volume].has_disk()).collect();
-        self.commands.promotion = Some(Promotion { superblocks_left: disks.len(), ..promotion });
-        for volume in &disks {
-            self.take_role_on_disk(*volume);
-        }
-        if disks.is_empty() {
-            self.promotion_is_done();
+        self.commands.promotion = Some(promotion);
+        for volume in (0..self.volumes.len()).filter(|volume| self.volumes[*volume].has_disk()).collect::<Vec<_>>() {
+            self.take_role_on_disk(volume);
         }
     }
 
@@ -242,32 +242,30 @@ impl Resource {
 
     /// Whether the role is not durable yet: no request may begin.
     pub(super) fn promotion_is_pending(&self, volume: usize) -> bool {
+        self.role_is_pending(volume) || self.commands.demotion.is_some()
+    }
+
+    fn role_is_pending(&self, volume: usize) -> bool {
         let state = &self.volumes[volume];
-        let gate = state
-            .promotion_gate
-            .is_some_and(|version| state.disk.as_ref().is_some_and(|disk| !disk.writer.is_durable(version)));
-        gate || self.commands.demotion.is_some()
+        let durable = |version| state.disk.as_ref().is_none_or(|disk| disk.writer.is_durable(version));
+        state.has_disk() && state.promotion_gate.is_some_and(|version| !durable(version))
     }
 
     pub(super) fn promoted_on_disk(&mut self, volume: usize) {
         self.volumes[volume].promotion_gate = None;
-        if let Some(promotion) = self.commands.promotion.as_mut() {
-            promotion.superblocks_left = promotion.superblocks_left.saturating_sub(1);
-            if promotion.superblocks_left == 0 {
-                self.promotion_is_done();
-            }
-        }
         self.settle_blocked(volume);
     }
 
-    /// A disk that goes away during a promotion is waited for no more.
-    pub(super) fn promotion_lost_disk(&mut self) {
-        let left = self.commands.promotion.as_mut().map(|promotion| {
-            promotion.superblocks_left = promotion.superblocks_left.saturating_sub(1);
-            promotion.superblocks_left
-        });
-        if left == Some(0) && self.role == Role::Primary {
-            self.promotion_is_done();
+    /// A disk is gone while its forced generation was being written: there is nothing left to declare good.
+    pub(super) fn promotion_lost_disk(&mut self, volume: usize) {
+        self.volumes[volume].promotion_gate = None;
+        let waits = self.commands.promotion.as_ref();
+        if self.role == Role::Primary || !waits.is_some_and(|promotion| promotion.forced[volume]) {
+            return;
+        }
+        if let Some(promotion) = self.commands.promotion.take() {
+            let refusal = Refusal::state(StateRefusal::NoUpToDateDisk, "the disk failed during the promotion");
+            self.answer(promotion.id, Err(refusal));
         }
     }
 

@@ -233,7 +233,9 @@ impl Resource {
             self.submit_to_disk(write, volume, range);
         } else {
             self.writes[write].local = Local::Absent;
-            self.volumes[volume].left_behind = true;
+            // A peer takes it: what our disk holds is old from now on.
+            let sent = self.writes[write].net.iter().any(|net| *net != Net::NotSent);
+            self.volumes[volume].left_behind |= sent;
         }
         self.try_complete(write);
     }

@@ -121,10 +121,11 @@ impl Resource {
         let now = self.now;
         let goes_on = old.conn == C::PausedSyncT && new.conn == C::SyncTarget;
         let ready = self.volumes[volume].peer_write_gate.is_none();
-        if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) {
-            if goes_on && ready {
-                target.tick_at = Some(now);
-            }
+        if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target)
+            && goes_on
+            && ready
+        {
+            target.tick_at = Some(now);
         }
     }
 
@@ -144,10 +145,8 @@ impl Resource {
     pub(super) fn end_resync(&mut self, volume: usize, peer: usize, clean: bool) {
         let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
         let resync = self.peers[peer].volumes[volume].resync.take();
-        if clean {
-            if let Some(disk) = self.volumes[volume].disk.as_mut() {
-                generation::resync_finished_source(&mut disk.superblock.generations, index, rules);
-            }
+        if clean && let Some(disk) = self.volumes[volume].disk.as_mut() {
+            generation::resync_finished_source(&mut disk.superblock.generations, index, rules);
         }
         let view = self.view(volume, peer);
         let pdsk = if clean { DiskState::UpToDate } else { view.pdsk };

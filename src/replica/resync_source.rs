@@ -160,13 +160,13 @@ impl Resource {
         let SourceRead { volume, peer, range, block_id, thin, .. } = self.resync_reads[read];
         let digest = self.resync_reads[read].digest.take();
         let algorithm = self.peers[peer].settings.csums;
-        if let (Some(theirs), Some(algorithm)) = (digest, algorithm) {
-            if auth::digest(algorithm, &payload) == theirs {
-                self.clear_bits(volume, peer, range);
-                let ack = self.block_ack(volume, peer, range, block_id);
-                self.send(peer, Stream::Meta, volume, &Packet::ResyncIsInSync(ack));
-                return self.forget_source_read(read);
-            }
+        if let (Some(theirs), Some(algorithm)) = (digest, algorithm)
+            && auth::digest(algorithm, &payload) == theirs
+        {
+            self.clear_bits(volume, peer, range);
+            let ack = self.block_ack(volume, peer, range, block_id);
+            self.send(peer, Stream::Meta, volume, &Packet::ResyncIsInSync(ack));
+            return self.forget_source_read(read);
         }
         self.peers[peer].volumes[volume].sectors_sent += range.sectors;
         if thin && payload.iter().all(|byte| *byte == 0) {

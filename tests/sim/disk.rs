@@ -81,6 +81,19 @@ impl Change {
         }
     }
 
+    /// What is left of it outside `from..to`.
+    fn without(self, from: u64, to: u64) -> impl Iterator<Item = Self> {
+        let end = self.start + self.sectors;
+        let parts = [(self.start, end.min(from)), (self.start.max(to), end)];
+        parts.into_iter().filter(|(first, last)| first < last).map(move |(first, last)| {
+            let cut = |bytes: &Bytes| {
+                let range = ((first - self.start) * SECTOR) as usize..((last - self.start) * SECTOR) as usize;
+                bytes.slice(range)
+            };
+            Self { number: self.number, start: first, sectors: last - first, bytes: self.bytes.as_ref().map(cut) }
+        })
+    }
+
     fn apply_some(&self, to: &mut Contents, rng: &mut Rng) {
         for sector in 0..self.sectors {
             if rng.coin() {
@@ -242,17 +255,8 @@ impl Disk {
         change.apply(&mut self.view);
         if fua {
             // Older unstable versions of these sectors must not come back over the stable one.
-            let overlaps = |old: &Change| old.start < end && change.start < old.start + old.sectors;
-            let mut index = 0;
-            while index < self.cache.len() {
-                if overlaps(&self.cache[index]) {
-                    if let Some(old) = self.cache.remove(index) {
-                        old.apply(&mut self.stable);
-                    }
-                } else {
-                    index += 1;
-                }
-            }
+            let old = std::mem::take(&mut self.cache);
+            self.cache = old.into_iter().flat_map(|old| old.without(change.start, end)).collect();
             change.apply(&mut self.stable);
         } else {
             self.cache.push_back(change);

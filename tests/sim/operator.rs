@@ -43,6 +43,8 @@ pub(crate) struct Operator {
     stuck_since: Option<u64>,
     /// The side whose data goes, while a split brain is being cleaned up.
     loser: Option<usize>,
+    /// Attaches since the node was last in sync: many mean that the peer's data contradicts.
+    attaches: [u32; 2],
     waiting: BTreeMap<CommandId, (usize, String)>,
 }
 
@@ -63,6 +65,7 @@ impl Operator {
             last_promotion: 0,
             stuck_since: None,
             loser: None,
+            attaches: [0; 2],
             waiting: BTreeMap::new(),
         }
     }
@@ -76,7 +79,10 @@ impl Operator {
     }
 
     pub(crate) fn answered(&mut self, id: CommandId, _well: bool) -> Result<(), String> {
-        self.waiting.remove(&id).map(|_| ()).ok_or_else(|| format!("command {} is answered and nobody waits", id.0))
+        let (node, text) =
+            self.waiting.remove(&id).ok_or_else(|| format!("command {} is answered and nobody waits", id.0))?;
+        self.attaches[node] += u32::from(text.starts_with("Attach"));
+        Ok(())
     }
 
     /// The node's process is new; nobody waits for answers of the old one.
@@ -327,8 +333,40 @@ impl World {
         good && lonely && (safe || reckless)
     }
 
+    /// A disk that the handshake refuses again and again is attached without the peer, so that the split brain shows.
+    fn attach_apart(&mut self) {
+        for node in 0..2 {
+            let Some(facts) = self.facts(node, 0) else { continue };
+            if facts.is_in_sync() {
+                self.operator.attaches[node] = 0;
+            }
+            if self.operator.attaches[node] > 5 && facts.disk == DiskState::Diskless && facts.is_connected() {
+                self.operator.attaches[node] = 0;
+                self.operator.disconnected(node, self.now + SECOND);
+                self.command(node, Command::Disconnect { force: true });
+            }
+        }
+    }
+
+    /// A Primary without a disk and without its peer serves nobody, and may not take its old disk back: it is demoted.
+    fn give_up_diskless_primary(&mut self) {
+        for node in 0..2 {
+            let useless = self.facts(node, 0).is_some_and(|facts| {
+                facts.role == Role::Primary && facts.disk == DiskState::Diskless && !facts.is_connected()
+            });
+            if useless && self.rng.operator.chance(50) {
+                self.demote(node);
+                if let Some(process) = self.nodes[node].process.as_mut() {
+                    process.refused = false;
+                }
+            }
+        }
+    }
+
     /// After double faults there may be no good copy left: a person picks one.
     fn unstick(&mut self) {
+        self.give_up_diskless_primary();
+        self.attach_apart();
         let facts = [0, 1].map(|node| self.facts(node, 0));
         let stuck = facts.iter().flatten().count() == 2
             && facts.iter().flatten().all(|facts| {

@@ -14,7 +14,7 @@ use crate::profile::{Fault, MILLISECOND, Profile, SECOND, name};
 use crate::world::{Failure, Happening, World};
 
 /// Longest healing: everything must be whole by then.
-const HEALING_MAX: u64 = 900 * SECOND;
+const HEALING_MAX: u64 = 300 * SECOND;
 /// Events in one seed: more means that something spins.
 const EVENTS_MAX: u64 = 1_000_000;
 /// Lines of the timeline that a failure prints.
@@ -129,7 +129,8 @@ fn describe(world: &World) -> String {
             lines.push(format!("{}/{volume}: {text}", name(node)));
         }
     }
-    lines.push(format!("{} requests unanswered", world.client.outstanding.len()));
+    let requests: Vec<String> = world.client.outstanding.iter().map(|(id, it)| format!("{id} {:?}", it.asked)).collect();
+    lines.push(format!("requests unanswered: {}", requests.join(", ")));
     lines.push(format!("unanswered commands: {:?}", world.operator.unanswered()));
     lines.join("; ")
 }

@@ -1,3 +1,5 @@
+//! Rings against real files and sockets.
+
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
