@@ -164,7 +164,7 @@ pub enum Command {
     /// Print state changes as they happen
     Events(Events),
     /// Explain the state a resource is in, and which command helps
-    Why(On),
+    Why(MaybeOn),
     /// Print the configuration as it was understood
     Dump(MaybeOn),
     /// Look for mistakes and risks in the configuration
