@@ -298,11 +298,11 @@ table! {
         "allow-two-primaries" Kind::Boolean, NO, Both, false, [] "Both nodes may be Primary at once; needs protocol C.";
         "cram-hmac-alg" NAME, None, Both, true, [] "Digest with which peers prove that they know the secret.";
         "shared-secret" NAME, None, Both, true, [] "The secret of that proof.";
-        "after-sb-0pri" Kind::Choice(AfterSb0Pri::WORDS), Some("disconnect"), Both, false, []
+        "after-sb-0pri" Kind::Choice(AfterSb0Pri::WORDS), Some("disconnect"), Both, true, []
             "Who loses after split brain when no node is Primary.";
-        "after-sb-1pri" Kind::Choice(AfterSb1Pri::WORDS), Some("disconnect"), Both, false, []
+        "after-sb-1pri" Kind::Choice(AfterSb1Pri::WORDS), Some("disconnect"), Both, true, []
             "Who loses after split brain when one node is Primary.";
-        "after-sb-2pri" Kind::Choice(AfterSb2Pri::WORDS), Some("disconnect"), Both, false, []
+        "after-sb-2pri" Kind::Choice(AfterSb2Pri::WORDS), Some("disconnect"), Both, true, []
             "Who loses after split brain when both nodes are Primary.";
         "always-asbp" Kind::Boolean, NO, Both, false, []
             "Decide split brain also when older history cannot be excluded.";

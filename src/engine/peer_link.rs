@@ -19,6 +19,7 @@ use super::specification::PeerAddresses;
 use super::stream::{self, Stream};
 use super::tag::Tag;
 use crate::io::buffer::BufferPool;
+use crate::io::clock;
 use crate::io::descriptor::Descriptor;
 use crate::io::ring::{Completion, Operation, Outcome, Ring};
 use crate::io::tcp::{self, SocketError};
@@ -28,6 +29,12 @@ use crate::replica::event::Event;
 
 /// Sockets at once. A connection has two; while connections cross or fail there are a few more for a moment.
 const SOCKETS_MAX: usize = 64;
+
+/// How long a port that is in use is waited for: the ring of a daemon that was killed holds it until its last operation
+/// is done.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(3);
+/// How often such a port is tried again.
+const LISTEN_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(super) struct PeerLinks {
@@ -56,6 +63,18 @@ struct Socket {
     is_known: bool,
 }
 
+/// Listens on the peer's own address, waiting for a port that is in use.
+#[expect(clippy::disallowed_methods, reason = "a port cannot be waited for: it is tried again, before the loop begins")]
+fn listen(peer: &PeerAddresses) -> Result<OwnedFd, SocketError> {
+    let deadline = clock::now() + LISTEN_PATIENCE;
+    loop {
+        match tcp::listener(peer.mine, &peer.stream) {
+            Err(error) if error.is_in_use() && clock::now() < deadline => std::thread::sleep(LISTEN_RETRY_INTERVAL),
+            result => return result,
+        }
+    }
+}
+
 impl PeerLinks {
     /// Opens the listeners.
     pub(super) fn new(
@@ -67,7 +86,7 @@ impl PeerLinks {
         let mut addresses = Vec::new();
         for peer in &peers {
             if !addresses.contains(&peer.mine) {
-                listeners.push(tcp::listener(peer.mine, &peer.stream)?.into());
+                listeners.push(listen(peer)?.into());
                 addresses.push(peer.mine);
             }
         }

@@ -41,6 +41,15 @@ pub enum SocketError {
     },
 }
 
+impl SocketError {
+    /// Whether somebody else has the address.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        let (Self::Address { source, .. } | Self::System { source, .. }) = self;
+        source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 /// What a connection may be tuned by. `None` leaves the kernel's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamOptions {

@@ -16,6 +16,8 @@ use crate::wire::packet::Packet;
 
 /// Pause before the first attempt after a connection was lost, so that the peer has noticed too.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of "initial data": a header of the oldest form.
+const INTRODUCTION_BYTES: u64 = 8;
 /// Bytes queued on the data socket above which we stop reading requests of the peer.
 const BACKLOG_BYTES_MAX: u64 = 64 << 20;
 
@@ -42,6 +44,9 @@ impl Resource {
     /// Lets the establishing machine take a step and does what it asks; a complete pair becomes the link.
     fn establish(&mut self, peer: usize, step: impl FnOnce(&mut Establish, &mut Vec<Step>)) {
         let mut steps = Vec::new();
+        if !matches!(self.peers[peer].connection, Connection::Establishing(_)) {
+            return;
+        }
         let drained = self.is_drained(peer);
         let Connection::Establishing(establish) = &mut self.peers[peer].connection else { return };
         step(establish, &mut steps);
@@ -148,7 +153,8 @@ impl Resource {
             opened: now,
             last_received: now,
             ping_sent: None,
-            data_queued: 0,
+            // The introduction of a socket that we dialled was sent before anybody counted.
+            data_queued: if pair.data_accepted { 0 } else { INTRODUCTION_BYTES },
             data_sent: 0,
             data_progress: now,
             throttled: false,
@@ -231,8 +237,6 @@ impl Resource {
             return;
         };
         let link = self.peers[peer].link_mut().expect("just found");
-        // "Initial data" was sent before the link counted.
-        let total = total.min(link.data_queued);
         if total > link.data_sent {
             link.data_sent = total;
             link.data_progress = now;

@@ -6,9 +6,12 @@
 use super::Resource;
 use super::action::LogLevel;
 use super::state::{Origin, View};
-use crate::generation::{self, Context, Outcome, Policies, RefuseReason};
+use crate::generation::{
+    self, AfterSplitBrain0, AfterSplitBrain1, AfterSplitBrain2, Context, Outcome, Policies, RefuseReason,
+};
 use crate::model::state::{ConnectionState, DiskState, Role, StateWord};
 use crate::wire::framing::Features;
+use crate::wire::packet::AfterSplitBrain;
 
 /// A P_STATE that has been understood.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,38 @@ fn understand(word: StateWord, inconsistent: bool) -> Option<Theirs> {
         real_disk,
         paused: word.user_isp() == 1 || word.aftr_isp() == 1,
     })
+}
+
+fn none_primary(word: AfterSplitBrain) -> AfterSplitBrain0 {
+    use AfterSplitBrain as Word;
+    match word {
+        Word::DiscardYoungerPrimary => AfterSplitBrain0::DiscardYoungerPrimary,
+        Word::DiscardOlderPrimary => AfterSplitBrain0::DiscardOlderPrimary,
+        Word::DiscardZeroChanges => AfterSplitBrain0::DiscardZeroChanges,
+        Word::DiscardLeastChanges => AfterSplitBrain0::DiscardLeastChanges,
+        Word::DiscardLocal => AfterSplitBrain0::DiscardLocal,
+        Word::DiscardRemote => AfterSplitBrain0::DiscardRemote,
+        _ => AfterSplitBrain0::Disconnect,
+    }
+}
+
+fn one_primary(word: AfterSplitBrain) -> AfterSplitBrain1 {
+    use AfterSplitBrain as Word;
+    match word {
+        Word::Consensus => AfterSplitBrain1::Consensus,
+        Word::DiscardSecondary => AfterSplitBrain1::DiscardSecondary,
+        Word::CallPriLost => AfterSplitBrain1::CallPriLost,
+        Word::ViolentlyAs0p => AfterSplitBrain1::Violently,
+        _ => AfterSplitBrain1::Disconnect,
+    }
+}
+
+fn two_primaries(word: AfterSplitBrain) -> AfterSplitBrain2 {
+    match word {
+        AfterSplitBrain::CallPriLost => AfterSplitBrain2::CallPriLost,
+        AfterSplitBrain::ViolentlyAs0p => AfterSplitBrain2::Violently,
+        _ => AfterSplitBrain2::Disconnect,
+    }
 }
 
 impl Resource {
@@ -113,16 +148,26 @@ impl Resource {
         let verdict = generation::compare(&own, &other, &context);
         let own_disk = self.volumes[volume].disk_state;
         let decision =
-            generation::decide(verdict, (&own, own_disk), (&other, theirs.disk), &context, &Policies::default());
+            generation::decide(verdict, (&own, own_disk), (&other, theirs.disk), &context, &self.policies(peer));
         let number = self.volumes[volume].settings.number;
         self.log(LogLevel::Info, format!("volume {number}: {verdict}: {}", decision.sentence()));
         if let Outcome::Refuse(reason) = decision.outcome {
             return Err(reason);
         }
+        if decision.demote_first {
+            // No handler demotes a Primary for a policy, so the policy that asks for one has no answer.
+            return Err(RefuseReason::SplitBrain);
+        }
         if let Some(repair) = verdict.repair {
             self.repair(volume, peer, repair, &mut other);
         }
         Ok(self.begin_outcome(volume, peer, decision.outcome))
+    }
+
+    /// What the operator configured for a split brain. The words were compared with the peer's at the handshake.
+    fn policies(&self, peer: usize) -> Policies {
+        let [none, one, two] = self.peers[peer].settings.after_split_brain;
+        Policies { none: none_primary(none), one: one_primary(one), two: two_primaries(two), ..Policies::default() }
     }
 
     fn repair(&mut self, volume: usize, peer: usize, repair: generation::Repair, other: &mut generation::Tuple) {

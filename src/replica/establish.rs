@@ -51,6 +51,8 @@ pub(super) struct Pair {
     pub(super) meta: SocketId,
     pub(super) data_reader: PacketReader,
     pub(super) meta_reader: PacketReader,
+    /// The peer dialled the data stream.
+    pub(super) data_accepted: bool,
     /// We accepted meta: ties are decided against us.
     pub(super) resolve: bool,
 }
@@ -250,6 +252,7 @@ impl Establish {
             meta: meta.socket,
             data_reader: data.reader,
             meta_reader: meta.reader,
+            data_accepted: data.accepted,
             resolve: meta.accepted,
         }
     }

@@ -64,7 +64,16 @@ pub(super) struct Target {
     /// Written ranges that wait for a flush before they are acknowledged.
     pub(super) written: Vec<SectorRange>,
     pub(super) flushing: Vec<SectorRange>,
+    /// What may still be asked for before the next tick without going over `c-max-rate`, sectors.
+    pub(super) allowance: u64,
     pub(super) ending: bool,
+}
+
+impl Target {
+    /// Received, and not durable yet.
+    pub(super) fn unflushed_sectors(&self) -> u64 {
+        self.written.iter().chain(&self.flushing).map(|range| range.sectors).sum()
+    }
 }
 
 impl Resync {

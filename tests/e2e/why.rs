@@ -69,7 +69,8 @@ fn tell(row: &Row, cluster: &mut Cluster) {
     });
     (row.before)(cluster);
     let asked = if row.asked == Alpha { &cluster.a } else { &cluster.b };
-    let is_elsewhere = explanation.note.starts_with("on ");
+    let is_elsewhere =
+        crate::harness::configuration::NODES.iter().any(|name| explanation.note.starts_with(&format!("on {name}")));
     let node = if is_elsewhere { cluster.other(asked) } else { asked };
     for command in explanation.command.split(" && ") {
         let words = command.strip_prefix("shimai ").unwrap_or(command);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -21,6 +22,9 @@ const BLOCK: u64 = METADATA_BLOCK_BYTES as u64;
 
 /// How much of the end of a device is looked at: copies of partition tables lie there.
 const TAIL_BYTES: u64 = 64 << 10;
+
+/// How long a device that is in use is waited for: a daemon that was killed holds it until its last write is done.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What stands where metadata should go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +55,7 @@ pub(super) struct Device {
 impl Device {
     pub(super) fn open(place: &MetadataPlace, read_only: bool) -> Result<Self, OfflineError> {
         let file = BlockFile::open(&place.path, Mode { read_only, direct: true, ..Mode::default() })?;
-        file.lock()?;
+        file.wait_for_lock(LOCK_PATIENCE)?;
         Ok(Self { file, placement: place.placement })
     }
 

@@ -93,9 +93,7 @@ impl Postgres {
         let (data, user) = (data(mount), postgres());
         fs::create_dir(&data).expect("the file system is fresh");
         chown(&data, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("we are root");
-        run(as_postgres("initdb")
-            .args(["--no-sync", "--data-checksums", "--auth=trust", "--encoding=UTF8", "-D"])
-            .arg(data));
+        run(as_postgres("initdb").args(["--data-checksums", "--auth=trust", "--encoding=UTF8", "-D"]).arg(data));
     }
 
     /// Starts the server and waits until it answers, which includes recovery.

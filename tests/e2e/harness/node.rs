@@ -76,6 +76,7 @@ impl Node {
         let mut command = inside(&self.namespace, SHIMAID);
         command.arg("--config").arg(self.config()).args(["--node", self.name]);
         command.arg("--run-dir").arg(self.run_dir()).arg("--state-dir").arg(self.folder.join("state"));
+        command.env("NO_COLOR", "1");
         command
     }
 
