@@ -289,7 +289,8 @@ impl Resource {
     }
 
     pub(super) fn finish_attach(&mut self, volume: usize) {
-        let attach = self.volumes[volume].attach.take().expect("an attach is under way");
+        // It may have failed while the superblock was being written.
+        let Some(attach) = self.volumes[volume].attach.take() else { return };
         let now = self.now;
         let state = &mut self.volumes[volume];
         let disk = state.disk.as_ref().expect("attached");

@@ -163,6 +163,16 @@ impl Resource {
         })
     }
 
+    /// A resync has made both sides the same: what we know of the peer's generations is what ours are now.
+    pub(super) fn equate_generations(&mut self, volume: usize, peer: usize) {
+        let Some(own) = self.own_tuple(volume, peer) else { return };
+        if let Some(uuids) = self.peers[peer].volumes[volume].uuids.as_mut() {
+            uuids.current = own.current;
+            uuids.bitmap = own.bitmap;
+            uuids.history = own.history;
+        }
+    }
+
     /// P_UUIDS has come.
     pub(super) fn on_uuids(&mut self, volume: usize, peer: usize, uuids: Uuids) {
         let skip = uuids.flags.contains(UuidFlags::SKIP_INITIAL_SYNC);

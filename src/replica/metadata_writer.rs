@@ -122,6 +122,11 @@ impl MetadataWriter {
         self.superblock_waiters.push((self.wanted, then));
     }
 
+    /// Whether the superblock in memory is the one on the disk.
+    pub(super) fn superblock_is_durable(&self) -> bool {
+        self.durable == self.wanted
+    }
+
     /// Everything that waits; the disk is gone, so it waits for nothing.
     pub(super) fn take_waiters(&mut self) -> Vec<Then> {
         let pages = std::mem::take(&mut self.page_waiters).into_iter().map(|(_, then)| then);

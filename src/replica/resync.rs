@@ -156,6 +156,7 @@ impl Resource {
         let resync = self.peers[peer].volumes[volume].resync.take();
         if clean && let Some(disk) = self.volumes[volume].disk.as_mut() {
             generation::resync_finished_source(&mut disk.superblock.generations, index, rules);
+            self.equate_generations(volume, peer);
         }
         let view = self.view(volume, peer);
         let pdsk = if clean { DiskState::UpToDate } else { view.pdsk };

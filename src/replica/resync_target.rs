@@ -449,6 +449,7 @@ impl Resource {
         let primary = self.role == crate::model::state::Role::Primary;
         if let (Some(disk), Some(source), 0, false) = (self.volumes[volume].disk.as_mut(), source, failed, mutant(13)) {
             generation::resync_finished_target(&mut disk.superblock.generations, index, &source, primary, rules);
+            self.equate_generations(volume, peer);
         }
         let resync = self.peers[peer].volumes[volume].resync.take();
         let seconds = resync.map_or(0, |resync| self.now.since(resync.started).as_secs());
