@@ -47,6 +47,9 @@ impl Resource {
         // A disk that becomes current (again) under a Primary whom no peer follows.
         let came_alone = new.role == Role::Primary && old.disk != DiskState::UpToDate && !has_contents(new.pdsk);
         let took_over = new.pdsk < DiskState::Inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary;
+        if old.conn >= ConnectionState::Connected && new.conn < ConnectionState::Connected {
+            self.take_back_unheard_start(volume, peer);
+        }
         if self.lost_a_finishing_target(volume, peer, old, new) {
             // Our current generation may be the target's too, so it must not be ours alone.
             self.peers[peer].volumes[volume].target_may_be_done = true;
@@ -58,6 +61,22 @@ impl Resource {
             match self.door.on_replica_lost() {
                 OnLoss::GoOn => self.begin_generation_if_none(volume, peer),
             }
+        }
+    }
+
+    /// The connection is gone before the target showed that it knows the id of a resync between equal generations: it may
+    /// still hold our current generation as good. The id goes into the history, and the ordinary rules hold again.
+    fn take_back_unheard_start(&mut self, volume: usize, peer: usize) {
+        if !std::mem::take(&mut self.peers[peer].volumes[volume].unheard_equal_start) {
+            return;
+        }
+        let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            generation::resync_finished_source(&mut disk.superblock.generations, index, rules);
+        }
+        self.superblock_changed(volume);
+        if self.role == Role::Primary {
+            self.begin_generation_if_none(volume, peer);
         }
     }
 
