@@ -47,7 +47,13 @@ impl Resource {
         // A disk that becomes current (again) under a Primary whom no peer follows.
         let came_alone = new.role == Role::Primary && old.disk != DiskState::UpToDate && !has_contents(new.pdsk);
         let took_over = new.pdsk < DiskState::Inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary;
-        if old.conn >= ConnectionState::Connected && new.conn < ConnectionState::Connected {
+        if old.disk >= DiskState::Inconsistent && new.disk <= DiskState::Failed {
+            // What applications have seen last; only a disk that was good enough to be shown counts.
+            let current = self.volumes[volume].disk.as_ref().map(|disk| disk.superblock.generations.current);
+            self.volumes[volume].exposed = current.unwrap_or(self.volumes[volume].exposed);
+        }
+        let gone = new.conn < ConnectionState::Connected || new.pdsk <= DiskState::Failed;
+        if old.conn >= ConnectionState::Connected && old.pdsk > DiskState::Failed && gone {
             self.take_back_unheard_start(volume, peer);
         }
         if self.lost_a_finishing_target(volume, peer, old, new) {
@@ -83,7 +89,8 @@ impl Resource {
     /// Whether a resync from here was lost at a moment at which the target may have reached its end without our knowing.
     fn lost_a_finishing_target(&self, volume: usize, peer: usize, old: View, new: View) -> bool {
         let source = matches!(old.conn, ConnectionState::SyncSource | ConnectionState::PausedSyncS);
-        source && new.conn < ConnectionState::Connected && self.bits_left(volume, peer) == 0
+        let gone = new.conn < ConnectionState::Connected || new.pdsk <= DiskState::Failed;
+        source && gone && self.bits_left(volume, peer) == 0
     }
 
     /// Going on alone after such a loss: a new generation although the bitmap counts from the resync's id. That id stays
