@@ -400,11 +400,21 @@ impl Resource {
         match state.disk.as_mut() {
             Some(disk) if disk.closing == Some(Closing::Draining) => {
                 disk.closing = Some(Closing::Writing);
-                disk.after_pages(Then::ClosePages);
+                self.mark_unconfirmed(volume);
+                self.volumes[volume].after_pages(Then::ClosePages);
                 self.settle_disk(volume);
             }
             Some(disk) if disk.closing == Some(Closing::Writing) => {}
             _ => self.release_disk(volume),
+        }
+    }
+
+    /// The log that vouches for writes which the peer has not confirmed is about to be emptied: their bits take over.
+    fn mark_unconfirmed(&mut self, volume: usize) {
+        let unconfirmed = self.writes.iter().filter(|(_, write)| write.volume == volume);
+        let ranges: Vec<_> = unconfirmed.map(|(_, write)| write.range).collect();
+        for range in ranges {
+            self.mark_out_of_sync(volume, range);
         }
     }
 

@@ -110,6 +110,13 @@ impl Resource {
         } else if thinks_done && matches!(old.conn, C::SyncSource | C::PausedSyncS) && theirs.conn == C::Connected {
             self.source_is_finished(volume, peer);
             return true;
+        } else if matches!(old.conn, C::SyncSource | C::PausedSyncS)
+            && theirs.conn == C::Connected
+            && theirs.real_disk == DiskState::Inconsistent
+        {
+            // Some blocks could not be synced: it stays Inconsistent, and their bits stay.
+            self.end_resync(volume, peer, false);
+            return true;
         }
         if old.pdsk == DiskState::UpToDate
             && theirs.real_disk == DiskState::Inconsistent

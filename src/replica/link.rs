@@ -159,6 +159,8 @@ pub(super) struct Peer {
     pub(super) flushes_pending: usize,
     /// A change that we have asked the peer to agree to.
     pub(super) request: Option<super::state_request::PeerRequest>,
+    /// Its answer is still to come on the other stream, but what it allows has begun already.
+    pub(super) request_overtaken: bool,
 }
 
 impl Peer {
@@ -175,6 +177,7 @@ impl Peer {
             receive: ReceiveEpochs::new(),
             flushes_pending: 0,
             request: None,
+            request_overtaken: false,
         }
     }
 

@@ -36,6 +36,9 @@ pub(super) struct PeerWrite {
     interval_free: bool,
     epoch_open: bool,
     started: bool,
+    /// The writer had no disk when it sent this: its own copy misses it, so it was marked on receipt, before bitmaps could
+    /// be exchanged, and runs under the protection of our activity log.
+    for_diskless: bool,
     /// Waits for its extents to become hot.
     waiting_for_log: bool,
     /// Its connection is gone: nobody wants an acknowledgement.
@@ -83,6 +86,10 @@ impl Resource {
         at.sectors_received += range.sectors;
         at.application_sectors += range.sectors;
         at.unacked += 1;
+        let for_diskless = self.view(volume, peer).pdsk < DiskState::Inconsistent && self.volumes[volume].has_disk();
+        if for_diskless {
+            self.mark_out_of_sync(volume, range);
+        }
         let write = self.peer_writes.insert(PeerWrite {
             volume,
             peer,
@@ -95,6 +102,7 @@ impl Resource {
             interval_free: false,
             epoch_open: false,
             started: false,
+            for_diskless,
             waiting_for_log: false,
             orphaned: false,
             pin: None,
@@ -141,15 +149,13 @@ impl Resource {
         if state.started || !state.interval_free || !state.epoch_open {
             return;
         }
-        let (volume, peer, range) = (state.volume, state.peer, state.range);
+        let (volume, range, for_diskless) = (state.volume, state.range, state.for_diskless);
         if self.gate_holds_peer_writes(volume) {
             self.volumes[volume].gated_peer_writes.push(write);
             return;
         }
         self.peer_writes[write].started = true;
-        let for_diskless = self.view(volume, peer).pdsk < DiskState::Inconsistent;
         if for_diskless && self.volumes[volume].has_disk() {
-            // The writer's own disk does not get this: mark it, under the protection of our activity log.
             if !self.begin_activity(volume, super::activity::token_of_peer_write(write), range) {
                 self.peer_writes[write].waiting_for_log = true;
                 return;
@@ -190,9 +196,6 @@ impl Resource {
                 reason: "no disk".into(),
             };
             return self.finish_peer_write(write, Err(error));
-        }
-        if state.pin.is_some() {
-            self.mark_out_of_sync(volume, range);
         }
         let state = &self.peer_writes[write];
         let fua = state.flags.contains(DataFlags::FUA);

@@ -249,6 +249,11 @@ impl Resource {
         }
         let newly = self.mark_out_of_sync(volume, range);
         if view.announces_out_of_sync() && newly > 0 {
+            if self.version(peer) < 96 {
+                // It was let in before the bitmaps were exchanged and waited for the log; the peer cannot be told of its bits.
+                let reason = "a write came between the bitmaps";
+                return self.lose_connection(peer, ConnectionState::NetworkFailure, reason);
+            }
             self.send_out_of_sync(volume, peer, range);
         }
     }

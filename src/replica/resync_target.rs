@@ -46,6 +46,7 @@ pub(super) struct TargetWrite {
 impl Resource {
     /// P_SYNC_UUID has come: write the union of bits, then take the resync's generation.
     pub(super) fn on_sync_uuid(&mut self, volume: usize, peer: usize, id: GenerationId) {
+        self.overtake_answer(volume, peer);
         let conn = self.view(volume, peer).conn;
         if !matches!(conn, ConnectionState::WfSyncUuid | ConnectionState::Behind) {
             let reason = format!("a resync begins in state {conn}");

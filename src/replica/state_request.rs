@@ -55,7 +55,7 @@ fn change(mask: StateWord, value: StateWord) -> StateChange {
 impl Resource {
     /// Asks the peer. One question at a time.
     fn ask_peer(&mut self, volume: usize, peer: usize, change: StateChange, agreement: Agreement) {
-        if self.peers[peer].request.is_some() {
+        if self.peers[peer].request.is_some() || self.peers[peer].request_overtaken {
             let refusal =
                 Refusal::state(StateRefusal::InTransientState, "another change is being agreed on; try again");
             self.commands.forget_detach(agreement.command());
@@ -92,8 +92,20 @@ impl Resource {
         self.ask_peer(volume, peer, change(mask, value), agreement);
     }
 
+    /// The peer's resync has begun: it has agreed to our invalidation, whose answer comes on the other stream.
+    pub(super) fn overtake_answer(&mut self, volume: usize, peer: usize) {
+        let request = self.peers[peer].request.as_ref();
+        if request.is_some_and(|it| it.volume == volume && matches!(it.agreement, Agreement::Invalidate(_))) {
+            self.on_change_reply(peer, 1);
+            self.peers[peer].request_overtaken = true;
+        }
+    }
+
     /// The peer's answer.
     pub(super) fn on_change_reply(&mut self, peer: usize, code: i32) {
+        if std::mem::take(&mut self.peers[peer].request_overtaken) {
+            return;
+        }
         let Some(PeerRequest { volume, agreement }) = self.peers[peer].request.take() else { return };
         if code < 1 {
             let text = StateRefusal::from_number(code).map_or("unknown error", StateRefusal::text);
@@ -133,6 +145,7 @@ impl Resource {
 
     /// The connection is gone before the peer answered.
     pub(super) fn give_up_peer_request(&mut self, peer: usize) {
+        self.peers[peer].request_overtaken = false;
         let Some(PeerRequest { volume, agreement }) = self.peers[peer].request.take() else { return };
         match agreement {
             // Alone again: the rules decide anew, without the peer.

@@ -177,6 +177,13 @@ impl Volume {
         self.write_back_at
     }
 
+    /// `then` follows when every page that is dirty now has been written.
+    pub(super) fn after_pages(&mut self, then: Then) {
+        if let Some(disk) = &mut self.disk {
+            disk.after_pages(then);
+        }
+    }
+
     /// Asks for the superblock to be written and `then` to follow; see [`MetadataWriter`].
     pub(super) fn after_superblock(&mut self, then: Then) {
         if let Some(disk) = &mut self.disk {

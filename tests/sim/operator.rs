@@ -340,6 +340,14 @@ impl World {
             if facts.is_in_sync() {
                 self.operator.attaches[node] = 0;
             }
+            // A resync that could not read some blocks has ended with the target Inconsistent; the next handshake tries again.
+            let half = facts.connection == ConnectionState::Connected
+                && facts.disk == DiskState::Inconsistent
+                && facts.peer_disk == DiskState::UpToDate;
+            if half && self.rng.operator.chance(50) {
+                self.operator.disconnected(node, self.now + SECOND);
+                self.command(node, Command::Disconnect { force: true });
+            }
             if self.operator.attaches[node] > 5 && facts.is_connected() {
                 self.operator.attaches[node] = 0;
                 self.operator.disconnected(node, self.now + SECOND);
