@@ -119,10 +119,12 @@ fn sanitize(old: View, mut new: View, rules: Rules) -> View {
         // Two that need no sync are both current. A target whose sync was aborted before it began needs one: nobody has
         // decided anything about its disk.
         let undecided = |old_disk, new_disk| old.conn >= C::Connected && old_disk == new_disk;
-        if matches!(new.disk, D::Consistent | D::Outdated) && new.conn != C::WfBitMapT && !undecided(old.disk, new.disk) {
+        if matches!(new.disk, D::Consistent | D::Outdated) && new.conn != C::WfBitMapT && !undecided(old.disk, new.disk)
+        {
             new.disk = D::UpToDate;
         }
-        if matches!(new.pdsk, D::Consistent | D::Outdated) && new.conn != C::WfBitMapS && !undecided(old.pdsk, new.pdsk) {
+        if matches!(new.pdsk, D::Consistent | D::Outdated) && new.conn != C::WfBitMapS && !undecided(old.pdsk, new.pdsk)
+        {
             new.pdsk = D::UpToDate;
         }
     }
