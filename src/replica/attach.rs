@@ -437,7 +437,7 @@ impl Resource {
         self.set_disk_state(volume, DiskState::Diskless);
         self.on_disk_released(volume);
         for then in waiters {
-            self.do_without_disk(volume, then);
+            self.do_without_disk(then);
         }
     }
 

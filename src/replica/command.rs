@@ -113,6 +113,9 @@ impl Resource {
             let connected =
                 (0..self.volumes.len()).any(|volume| self.view(volume, peer).conn >= ConnectionState::Connected);
             if connected && !force && !asked {
+                if let Some(refusal) = self.refuse_to_disconnect(peer) {
+                    return self.answer(id, Err(refusal));
+                }
                 asked = true;
                 self.ask_connection(0, peer, ConnectionState::Disconnecting, Agreement::Disconnect(id));
             } else if self.peers[peer].conn != ConnectionState::StandAlone {
@@ -122,6 +125,18 @@ impl Resource {
         if !asked {
             self.answer(id, Ok(()));
         }
+    }
+
+    /// A Primary that needs the peer's data keeps the peer.
+    fn refuse_to_disconnect(&self, peer: usize) -> Option<Refusal> {
+        (0..self.volumes.len()).find_map(|volume| {
+            let view = self.view(volume, peer);
+            let wanted = View { conn: ConnectionState::Disconnecting, ..view };
+            let code = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish).err()?;
+            let number = self.volumes[volume].settings.number;
+            let sentence = format!("{}; volume {number} is {} here", code.text(), view.disk);
+            Some(Refusal::state(code, sentence).next(format!("wait-sync {}", self.settings.name)))
+        })
     }
 
     fn leave(&mut self, peer: usize) {
@@ -199,6 +214,11 @@ impl Resource {
         }
         for peer in 0..self.peers.len() {
             let view = self.view(volume, peer);
+            // While connected the rules would quietly make UpToDate of it again.
+            if view.conn >= ConnectionState::Connected && view.disk > DiskState::Outdated {
+                let refusal = Refusal::from(StateRefusal::ConnectedOutdates);
+                return self.answer(id, Err(refusal.next(format!("disconnect {}", self.settings.name))));
+            }
             if let Err(code) = self.change(volume, peer, View { disk: DiskState::Outdated, ..view }, Origin::Wish) {
                 let sentence =
                     format!("{}; volume {} is {}", code.text(), self.volumes[volume].settings.number, view.disk);

@@ -177,6 +177,18 @@ impl Resource {
         }
     }
 
+    /// The role is the resource's, its packet the volume's: once the first volume has changed it, the others see no
+    /// difference, and their peer must hear of it nevertheless.
+    pub(super) fn tell_role_of_further_volumes(&mut self) {
+        for volume in 1..self.volumes.len() {
+            for peer in 0..self.peers.len() {
+                if self.view(volume, peer).conn >= ConnectionState::Connected {
+                    self.send_state(volume, peer);
+                }
+            }
+        }
+    }
+
     /// Sends P_STATE as things are.
     pub(super) fn send_state(&mut self, volume: usize, peer: usize) {
         let word = self.view(volume, peer).word();

@@ -216,6 +216,7 @@ impl Resource {
             }
         }
         self.role = Role::Primary;
+        self.tell_role_of_further_volumes();
         self.commands.discard_flags_cleared = true;
         self.peers.iter_mut().for_each(|peer| peer.discard_my_data = false);
         self.commands.promotion = Some(promotion);
@@ -319,6 +320,7 @@ impl Resource {
             }
         }
         self.role = Role::Secondary;
+        self.tell_role_of_further_volumes();
         self.log(LogLevel::Info, "this node is Secondary");
         let disks: Vec<usize> = (0..self.volumes.len()).filter(|volume| self.volumes[*volume].has_disk()).collect();
         self.commands.demoted = Some((id, disks.len()));

@@ -109,7 +109,10 @@ fn disk(
             "a disk attached while connected is judged by a new handshake",
             None,
         )),
-        DiskState::Inconsistent => inconsistent(name, volume, is_connected, peer_disk),
+        DiskState::Inconsistent => {
+            let is_resynced = peer.is_some_and(|(_, volume)| volume.replication > ConnectionState::Connected);
+            inconsistent(name, volume, is_connected && is_resynced, peer_disk)
+        }
         DiskState::Outdated => Some(explanation(
             format!("the data of volume {number} is older than the peer's"),
             "an Outdated disk is never promoted nor read: the newer copy may hold writes that were acknowledged",
@@ -127,29 +130,32 @@ fn disk(
     }
 }
 
-fn inconsistent(name: &str, volume: &VolumeStatus, is_connected: bool, peer_disk: DiskState) -> Option<Explanation> {
+fn inconsistent(name: &str, volume: &VolumeStatus, is_resynced: bool, peer_disk: DiskState) -> Option<Explanation> {
     let number = volume.number;
-    if is_connected && peer_disk >= DiskState::UpToDate {
+    match peer_disk {
         // The resync, running or held, speaks for itself.
-        return None;
-    }
-    if peer_disk == DiskState::Inconsistent {
-        return Some(explanation(
+        _ if is_resynced => None,
+        DiskState::UpToDate => Some(explanation(
+            format!("the data of volume {number} is incomplete, the peer's is good, and no resync runs"),
+            "a resync begins when both ends compare their generations, which they do at each connect",
+            format!("shimai disconnect {name} && shimai connect {name}"),
+        )),
+        DiskState::Inconsistent => Some(explanation(
             format!("volume {number} is Inconsistent on both nodes: neither has ever been declared good"),
             "fresh metadata says nothing about data; somebody has to say which disk counts, once",
             format!(
                 "shimai primary --force {name}    (this disk counts; two blank disks: shimai new-current-uuid --clear-bitmap \
                  {name}/{number})"
             ),
-        ));
+        )),
+        _ => Some(explanation(
+            format!(
+                "the data of volume {number} is a mix of old and new, or was never declared good, and no good copy is in reach"
+            ),
+            "an Inconsistent disk is neither promoted nor read without the good copy",
+            format!("shimai connect {name}    (there is no other copy: shimai primary --force {name})"),
+        )),
     }
-    Some(explanation(
-        format!(
-            "the data of volume {number} is a mix of old and new, or was never declared good, and no good copy is in reach"
-        ),
-        "an Inconsistent disk is neither promoted nor read without the good copy",
-        format!("shimai connect {name}    (there is no other copy: shimai primary --force {name})"),
-    ))
 }
 
 /// The link to a peer.
@@ -411,6 +417,7 @@ mod tests {
         case(&both, "on both nodes", Some("primary --force data"));
         let lone = [(DISK, json!("Inconsistent")), (LINK, json!("StandAlone")), (PEER_DISK, json!("DUnknown"))];
         case(&lone, "a mix", Some("connect data"));
+        case(&[(DISK, json!("Inconsistent"))], "no resync runs", Some("disconnect data && shimai connect data"));
         case(&[(PEER_DISK, json!("Diskless"))], "bravo has no disk", Some("attach data/0"));
     }
 

@@ -234,8 +234,7 @@ impl World {
             return;
         }
         let Some(facts) = self.facts(node, volume) else { return };
-        let taking = matches!(facts.connection, ConnectionState::SyncTarget | ConnectionState::PausedSyncT);
-        if taking && self.is_stably_consistent(node, volume) {
+        if facts.is_target() && self.is_stably_consistent(node, volume) {
             self.fail("D8", format!("{} takes foreign data before Inconsistent is stable", name(node)));
         }
     }
