@@ -129,7 +129,8 @@ fn describe(world: &World) -> String {
             lines.push(format!("{}/{volume}: {text}", name(node)));
         }
     }
-    let requests: Vec<String> = world.client.outstanding.iter().map(|(id, it)| format!("{id} {:?}", it.asked)).collect();
+    let requests: Vec<String> =
+        world.client.outstanding.iter().map(|(id, it)| format!("{id} {:?}", it.asked)).collect();
     lines.push(format!("requests unanswered: {}", requests.join(", ")));
     lines.push(format!("unanswered commands: {:?}", world.operator.unanswered()));
     lines.join("; ")
