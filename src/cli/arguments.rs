@@ -199,9 +199,10 @@ pub struct CreateMd {
     /// Also over metadata or data that is there
     #[arg(long)]
     pub force: bool,
-    /// The metadata's version
-    #[arg(long, value_name = "VERSION", default_value = "v08", value_parser = ["v08", "v09"])]
-    pub format: String,
+    /// The metadata's version; without it v08 is kept where it is found (a kernel with DRBD 8.4 reads nothing else), and new
+    /// disks get v09
+    #[arg(long, value_name = "VERSION", value_parser = ["v08", "v09"])]
+    pub format: Option<String>,
     /// How many peers the metadata has room for (v09)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=31))]
     pub max_peers: Option<u8>,

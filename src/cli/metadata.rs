@@ -96,8 +96,9 @@ fn complain(name: &str, error: &OfflineError) -> u8 {
 
 /// `create-md`.
 pub(super) fn create_md(common: &Common, options: &CreateMd) -> anyhow::Result<u8> {
-    let format: Format = options.format.parse()?;
+    let wanted: Option<Format> = options.format.as_deref().map(str::parse).transpose()?;
     each(common, &options.target, |place| {
+        let format = wanted.or_else(|| offline::format_of(&place.place)).unwrap_or(Format::V09);
         let max_peers = match format {
             Format::V08 => 1,
             Format::V09 => options.max_peers.map_or(place.peers, u32::from),

@@ -137,6 +137,12 @@ pub fn create_md(place: &MetadataPlace, new: &NewMetadata) -> Result<String, Off
     })
 }
 
+/// The version of the metadata that is there; `None` where none is, or where it cannot be read.
+#[must_use]
+pub fn format_of(place: &MetadataPlace) -> Option<Format> {
+    on_device(place, true, async |device| Ok(device.read_superblock().await?.0.format)).ok()
+}
+
 /// `dump-md`: the metadata as text.
 ///
 /// # Errors
@@ -276,11 +282,11 @@ fn change(
 }
 
 /// Opens, locks, acts.
-fn on_device(
+fn on_device<T>(
     place: &MetadataPlace,
     read_only: bool,
-    act: impl AsyncFnOnce(&Device) -> Result<String, OfflineError>,
-) -> Result<String, OfflineError> {
+    act: impl AsyncFnOnce(&Device) -> Result<T, OfflineError>,
+) -> Result<T, OfflineError> {
     let device = Device::open(place, read_only)?;
     bulk::run(act(&device))?
 }

@@ -289,7 +289,8 @@ impl Resource {
     }
 
     pub(super) fn finish_attach(&mut self, volume: usize) {
-        let attach = self.volumes[volume].attach.take().expect("an attach is under way");
+        // It may have failed while the superblock was being written.
+        let Some(attach) = self.volumes[volume].attach.take() else { return };
         let now = self.now;
         let state = &mut self.volumes[volume];
         let disk = state.disk.as_ref().expect("attached");
@@ -437,7 +438,7 @@ impl Resource {
         self.set_disk_state(volume, DiskState::Diskless);
         self.on_disk_released(volume);
         for then in waiters {
-            self.do_without_disk(volume, then);
+            self.do_without_disk(then);
         }
     }
 

@@ -84,6 +84,9 @@ impl Resource {
         self.peers[peer].volumes[volume].exchange = Some(Exchange { sender: None, receiver });
         if conn == ConnectionState::WfBitMapS {
             self.send_bitmap(volume, peer);
+        } else if !mutant(12) {
+            // The source may begin to send writes before we have made Inconsistent durable.
+            self.volumes[volume].peer_write_gate = Some(u64::MAX);
         }
     }
 

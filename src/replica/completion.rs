@@ -11,6 +11,7 @@ use super::Resource;
 use super::action::{LogLevel, RequestError};
 use super::mutant;
 use super::request::{Local, Net};
+use crate::model::state::DiskState;
 use crate::wire::packet::ReplicationProtocol;
 
 /// Something whose reply waits for the gate.
@@ -27,6 +28,8 @@ impl Resource {
         let failed = result.is_err();
         self.writes[write].local = if failed { Local::Failed } else { Local::Done };
         if let Err(error) = result {
+            let range = self.writes[write].range;
+            self.mark_out_of_sync(volume, range);
             self.on_data_error(volume, &error, true);
         }
         self.try_complete(write);
@@ -115,7 +118,12 @@ impl Resource {
         state.completed = true;
         let (volume, parent) = (state.volume, state.parent);
         let local = state.local == Local::Done;
-        let remote = state.net.iter().any(|net| matches!(net, Net::Written | Net::Accepted));
+        let on_peer = state.net.map(|net| matches!(net, Net::Written | Net::Accepted));
+        // A copy in the midst of a resync is nobody's to read: alone it saves nothing.
+        let remote = on_peer.into_iter().enumerate().take(self.peers.len()).any(|(peer, has_it)| {
+            has_it && matches!(self.view(volume, peer).pdsk, DiskState::UpToDate | DiskState::Unknown)
+        });
+        let state = &mut self.writes[write];
         let held = state.held.take().expect("a running write holds its interval");
         let epochs = state.epoch;
         // A disk that failed before the generation was durable does not count.

@@ -47,7 +47,7 @@ impl Resource {
         if !matches!(self.peers[peer].connection, Connection::Establishing(_)) {
             return;
         }
-        let drained = self.is_drained(peer);
+        let drained = self.is_drained(peer) && self.generations_are_durable();
         let Connection::Establishing(establish) = &mut self.peers[peer].connection else { return };
         step(establish, &mut steps);
         // What the last connection brought must be on the disk before a new one compares generations.
@@ -66,6 +66,19 @@ impl Resource {
     /// The last write of an old connection is done: a new one may go on.
     pub(super) fn after_receive_drained(&mut self, peer: usize) {
         self.establish(peer, |_, _| {});
+    }
+
+    /// A complete pair may have waited for a disk.
+    pub(super) fn settle_links(&mut self) {
+        for peer in 0..self.peers.len() {
+            self.establish(peer, |_, _| {});
+        }
+    }
+
+    /// Whether what a handshake would tell of our disks is what they will say after a power loss.
+    fn generations_are_durable(&self) -> bool {
+        let disks = self.volumes.iter().filter(|volume| volume.has_disk()).filter_map(|volume| volume.disk.as_ref());
+        disks.into_iter().all(|disk| disk.writer.superblock_is_durable())
     }
 
     fn perform_establish(&mut self, peer: usize, steps: &[Step]) {

@@ -23,6 +23,7 @@ use crate::metadata::METADATA_BLOCK_BYTES;
 use crate::metadata::activity_record::{ActivityRecord, RecordKind};
 use crate::metadata::flags::DeviceFlags;
 use crate::model::ids::CommandId;
+use crate::model::state::Role;
 use crate::model::units::{BlockIndex, EXTENT_BLOCKS};
 
 /// Neighbouring pages written by one operation: 256 KiB, a size every disk takes at once.
@@ -63,6 +64,8 @@ pub(super) enum Then {
     Closed,
     /// The new generation is durable: tell the peer of it.
     TellPeers,
+    /// Every bit that the activity log vouched for is out: the superblock may say that no Primary writes here any more.
+    RoleOver(u64),
 }
 
 /// Pages that must have been written: page → smallest submission that counts.
@@ -92,6 +95,19 @@ pub(super) struct MetadataWriter {
     submissions: u64,
     page_waiters: Vec<(PagesNeeded, Then)>,
     record: Option<RecordInFlight>,
+    role_over: RoleOver,
+    role_overs: u64,
+}
+
+/// Whether PRIMARY_IND may be cleared: only after the bits that the activity log stood for are on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum RoleOver {
+    /// Nobody has asked since a Primary wrote here.
+    #[default]
+    Unasked,
+    /// The bits are on their way.
+    Waiting,
+    Done,
 }
 
 impl MetadataWriter {
@@ -104,6 +120,11 @@ impl MetadataWriter {
     /// `then` follows when the superblock as it is now is durable.
     pub(super) fn after_superblock(&mut self, then: Then) {
         self.superblock_waiters.push((self.wanted, then));
+    }
+
+    /// Whether the superblock in memory is the one on the disk.
+    pub(super) fn superblock_is_durable(&self) -> bool {
+        self.durable == self.wanted
     }
 
     /// Everything that waits; the disk is gone, so it waits for nothing.
@@ -123,6 +144,22 @@ impl Disk {
         let dirty: Vec<usize> = self.bitmap.dirty_pages().collect();
         let needed = self.need_pages(dirty.into_iter(), true);
         self.writer.page_waiters.push((needed, then));
+    }
+
+    /// What PRIMARY_IND says: the truth, except that it stays until the bits are on the disk, because the activity log
+    /// counts only with it.
+    fn keeps_primary_mark(&mut self, primary_here: bool) -> bool {
+        let marked = self.superblock.flags.contains(DeviceFlags::PRIMARY_IND);
+        match (primary_here, self.writer.role_over) {
+            (true, _) => self.writer.role_over = RoleOver::Unasked,
+            (false, RoleOver::Unasked) if marked => {
+                self.writer.role_over = RoleOver::Waiting;
+                self.writer.role_overs += 1;
+                self.after_pages(Then::RoleOver(self.writer.role_overs));
+            }
+            (false, _) => {}
+        }
+        primary_here || (marked && self.writer.role_over == RoleOver::Waiting)
     }
 
     fn need_pages(&mut self, dirty: impl Iterator<Item = usize>, all_in_flight: bool) -> PagesNeeded {
@@ -322,19 +359,25 @@ impl Resource {
     /// The superblock in memory has changed; flags follow the state. Returns its version.
     pub(super) fn superblock_changed(&mut self, volume: usize) -> Option<u64> {
         self.stirred = true;
-        self.refresh_flags(volume);
-        let disk = self.volumes[volume].disk.as_mut()?;
-        Some(disk.writer.superblock_changed())
+        let begins = self.refresh_flags(volume);
+        let secondary = self.role != Role::Primary;
+        let state = &mut self.volumes[volume];
+        let version = state.disk.as_mut()?.writer.superblock_changed();
+        if begins && secondary {
+            // A Primary without a disk: the superblock must tell of its writes before the first one is begun.
+            state.peer_write_gate = Some(state.peer_write_gate.map_or(version, |gate| gate.max(version)));
+        }
+        Some(version)
     }
 
     /// The disk went away before `then` could follow: whoever waits for an answer gets one.
-    pub(super) fn do_without_disk(&mut self, volume: usize, then: Then) {
+    pub(super) fn do_without_disk(&mut self, then: Then) {
         match then {
             Then::Answer(id) => self.answer(id, Err(StateRefusal::IsDiskless.into())),
-            Then::Promoted => self.promoted_on_disk(volume),
-            Then::Forced => self.forced_generation_is_durable(volume),
             Then::DemotedPages | Then::Demoted => self.demoted_on_disk(),
-            Then::Attached | Then::ClosePages | Then::Closed | Then::TellPeers => {}
+            // `promotion_lost_disk` has seen to these.
+            Then::Promoted | Then::Forced => {}
+            Then::Attached | Then::ClosePages | Then::Closed | Then::TellPeers | Then::RoleOver(_) => {}
             Then::SourcePages(_) | Then::SourceReady(_) => {}
             Then::TargetPages(_) | Then::TargetReady(_) | Then::TargetPagesFinal(_) | Then::TargetFinished(_) => {}
         }
@@ -358,14 +401,19 @@ impl Resource {
             Then::ClosePages => self.close_with_superblock(volume),
             Then::Closed => self.release_disk(volume),
             Then::TellPeers => self.tell_generation(volume),
+            Then::RoleOver(number) => self.role_is_over(volume, number),
         }
     }
 
     /// The superblock's flags, from the state (drbd-metadata: "Flags: when set, when cleared").
-    pub(super) fn refresh_flags(&mut self, volume: usize) {
+    ///
+    /// True if from now on writes of a Primary may be under way here.
+    fn refresh_flags(&mut self, volume: usize) -> bool {
         let facts = self.flag_facts(volume);
         let state = self.volumes[volume].disk_state;
-        let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
+        let Some(disk) = self.volumes[volume].disk.as_mut() else { return false };
+        let was_primary = disk.superblock.flags.contains(DeviceFlags::PRIMARY_IND);
+        let primary = disk.keeps_primary_mark(facts.primary_here);
         let crashed = disk.crashed_primary;
         let superblock = &mut disk.superblock;
         let v09 = superblock.format == crate::metadata::layout::Format::V09;
@@ -374,13 +422,22 @@ impl Resource {
             set(DeviceFlags::CONSISTENT, state > crate::model::state::DiskState::Inconsistent);
             set(DeviceFlags::WAS_UP_TO_DATE, state > crate::model::state::DiskState::Outdated);
         }
-        set(DeviceFlags::PRIMARY_IND, facts.primary_here);
-        set(DeviceFlags::CRASHED_PRIMARY, crashed || (v09 && facts.primary_here));
+        set(DeviceFlags::PRIMARY_IND, primary);
+        set(DeviceFlags::CRASHED_PRIMARY, crashed || (v09 && primary));
         for (node, connected, outdated) in facts.peers {
             let index = disk.peer_index(node);
             let superblock = &mut disk.superblock;
             superblock.set_peer_flag(index, crate::metadata::flags::PeerFlags::CONNECTED, connected);
             superblock.set_peer_flag(index, crate::metadata::flags::PeerFlags::OUTDATED, outdated);
+        }
+        primary && !was_primary
+    }
+
+    fn role_is_over(&mut self, volume: usize, number: u64) {
+        let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
+        if disk.writer.role_over == RoleOver::Waiting && disk.writer.role_overs == number {
+            disk.writer.role_over = RoleOver::Done;
+            self.superblock_changed(volume);
         }
     }
 }

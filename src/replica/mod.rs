@@ -197,6 +197,7 @@ impl Resource {
                 self.settle_disk(volume);
                 self.settle_blocked(volume);
             }
+            self.settle_links();
             self.settle_commands();
             if self.ready.is_empty() && !self.stirred && self.actions.len() == before {
                 return;

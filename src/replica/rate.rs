@@ -45,6 +45,16 @@ impl Controller {
         self.arrived += sectors as i64;
     }
 
+    /// The most that may be asked for in one tick, sectors.
+    pub(super) fn ceiling_sectors(&self) -> u64 {
+        sectors_per_tick(self.settings.max_rate_kib).max(8) as u64
+    }
+
+    /// How much to keep on its way by asking again as soon as something has arrived; 0: only ticks ask.
+    pub(super) fn fill_sectors(&self) -> u64 {
+        if self.settings.plan_ahead == 0 { 0 } else { u64::from(self.settings.fill_target) }
+    }
+
     /// How many sectors to ask for now. Called once a tick.
     pub(super) fn budget_sectors(&mut self) -> u64 {
         if self.settings.plan_ahead == 0 {

@@ -64,7 +64,16 @@ pub(super) struct Target {
     /// Written ranges that wait for a flush before they are acknowledged.
     pub(super) written: Vec<SectorRange>,
     pub(super) flushing: Vec<SectorRange>,
+    /// What may still be asked for before the next tick without going over `c-max-rate`, sectors.
+    pub(super) allowance: u64,
     pub(super) ending: bool,
+}
+
+impl Target {
+    /// Received, and not durable yet.
+    pub(super) fn unflushed_sectors(&self) -> u64 {
+        self.written.iter().chain(&self.flushing).map(|range| range.sectors).sum()
+    }
 }
 
 impl Resync {
@@ -147,6 +156,7 @@ impl Resource {
         let resync = self.peers[peer].volumes[volume].resync.take();
         if clean && let Some(disk) = self.volumes[volume].disk.as_mut() {
             generation::resync_finished_source(&mut disk.superblock.generations, index, rules);
+            self.equate_generations(volume, peer);
         }
         let view = self.view(volume, peer);
         let pdsk = if clean { DiskState::UpToDate } else { view.pdsk };
@@ -161,6 +171,11 @@ impl Resource {
     /// The connection or a disk is gone: the resync stops where it is; its bits stay.
     pub(super) fn give_up_resync(&mut self, volume: usize, peer: usize) {
         self.peers[peer].volumes[volume].exchange = None;
+        if self.volumes[volume].peer_write_gate == Some(u64::MAX) {
+            // Nothing will name this resync any more.
+            self.volumes[volume].peer_write_gate = None;
+            self.open_peer_write_gate(volume);
+        }
         let Some(mut resync) = self.peers[peer].volumes[volume].resync.take() else {
             return self.give_up_source_reads(volume, peer);
         };

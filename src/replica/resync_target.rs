@@ -76,12 +76,18 @@ impl Resource {
             tick_at: None,
             written: Vec::new(),
             flushing: Vec::new(),
+            allowance: 0,
             ending: false,
         };
         let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
         generation::resync_started_target(&mut disk.superblock.generations, index, id, rules);
         self.peers[peer].volumes[volume].resync = Some(Resync::new(self.now, total, Side::Target(Box::new(target))));
-        self.change_fact(volume, peer, View { conn: ConnectionState::SyncTarget, ..view });
+        // Inconsistent even if it is paused: the source's applications write here from now on.
+        self.change_fact(
+            volume,
+            peer,
+            View { conn: ConnectionState::SyncTarget, disk: DiskState::Inconsistent, ..view },
+        );
         let version = self.superblock_changed(volume);
         self.volumes[volume].peer_write_gate = version.filter(|_| !mutant(12));
         self.volumes[volume].after_superblock(Then::TargetReady(peer));
@@ -120,6 +126,8 @@ impl Resource {
         }
         let budget = target.controller.budget_sectors();
         let budget = if busy { budget.min(BLOCK_SECTORS) } else { budget };
+        let ceiling = target.controller.ceiling_sectors();
+        target.allowance = if busy { 0 } else { ceiling.saturating_sub(budget) };
         self.ask(volume, peer, budget.max(BLOCK_SECTORS), most);
         self.try_finish_target(volume, peer);
     }
@@ -217,6 +225,21 @@ impl Resource {
         }
     }
 
+    /// Something has arrived: keep as much on its way as `c-fill-target` says, within the ceiling of this tick. A tick alone
+    /// would leave the link idle for most of a tenth of a second.
+    fn top_up(&mut self, volume: usize, peer: usize) {
+        let most = u64::from(self.peers[peer].settings.buffers_max) * BLOCK_SECTORS / 2;
+        let running = self.view(volume, peer).conn == ConnectionState::SyncTarget;
+        let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
+        let room = target.controller.fill_sectors().saturating_sub(target.asked_sectors);
+        let budget = room.min(target.allowance);
+        if !running || target.tick_at.is_none() || budget < BLOCK_SECTORS || target.unflushed_sectors() >= most {
+            return;
+        }
+        target.allowance -= budget;
+        self.ask(volume, peer, budget, most);
+    }
+
     /// Takes a range out of those asked for.
     fn answered(&mut self, volume: usize, peer: usize, sector: u64, bytes: u64) -> Option<SectorRange> {
         let target = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target)?;
@@ -244,7 +267,10 @@ impl Resource {
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         }
         match self.answered(volume, peer, reply.sector.0, reply.payload.len() as u64) {
-            Some(range) => self.write_resync(volume, peer, range, Content::Data(reply.payload)),
+            Some(range) => {
+                self.write_resync(volume, peer, range, Content::Data(reply.payload));
+                self.top_up(volume, peer);
+            }
             None => self.unasked(peer, "resync data", reply.sector.0),
         }
     }
@@ -252,7 +278,10 @@ impl Resource {
     /// The source's range is all zero.
     pub(super) fn on_resync_deallocated(&mut self, volume: usize, peer: usize, sector: u64, bytes: u32) {
         match self.answered(volume, peer, sector, u64::from(bytes)) {
-            Some(range) => self.write_resync(volume, peer, range, Content::Zeroes { unmap: true }),
+            Some(range) => {
+                self.write_resync(volume, peer, range, Content::Zeroes { unmap: true });
+                self.top_up(volume, peer);
+            }
             None => self.unasked(peer, "a deallocated range", sector),
         }
     }
@@ -262,6 +291,7 @@ impl Resource {
         match self.answered(volume, peer, sector, u64::from(bytes)) {
             Some(range) => {
                 self.clear_bits(volume, peer, range);
+                self.top_up(volume, peer);
                 self.try_finish_target(volume, peer);
             }
             None => self.unasked(peer, "an equal checksum", sector),
@@ -374,6 +404,7 @@ impl Resource {
             self.send(peer, Stream::Meta, volume, &Packet::ResyncWriteAck(ack));
         }
         self.flush_written(volume, peer);
+        self.top_up(volume, peer);
         self.try_finish_target(volume, peer);
     }
 
@@ -418,6 +449,7 @@ impl Resource {
         let primary = self.role == crate::model::state::Role::Primary;
         if let (Some(disk), Some(source), 0, false) = (self.volumes[volume].disk.as_mut(), source, failed, mutant(13)) {
             generation::resync_finished_target(&mut disk.superblock.generations, index, &source, primary, rules);
+            self.equate_generations(volume, peer);
         }
         let resync = self.peers[peer].volumes[volume].resync.take();
         let seconds = resync.map_or(0, |resync| self.now.since(resync.started).as_secs());

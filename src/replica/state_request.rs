@@ -58,6 +58,7 @@ impl Resource {
         if self.peers[peer].request.is_some() {
             let refusal =
                 Refusal::state(StateRefusal::InTransientState, "another change is being agreed on; try again");
+            self.commands.forget_detach(agreement.command());
             return self.answer(agreement.command(), Err(refusal));
         }
         let whole = matches!(agreement, Agreement::Disconnect(_)) && self.version(peer) >= 100;

@@ -234,8 +234,7 @@ impl World {
             return;
         }
         let Some(facts) = self.facts(node, volume) else { return };
-        let taking = matches!(facts.connection, ConnectionState::SyncTarget | ConnectionState::PausedSyncT);
-        if taking && self.is_stably_consistent(node, volume) {
+        if facts.is_target() && self.is_stably_consistent(node, volume) {
             self.fail("D8", format!("{} takes foreign data before Inconsistent is stable", name(node)));
         }
     }
@@ -268,13 +267,11 @@ impl World {
             self.watch.sessions += 1;
             self.count(if new.is_connected() { "connections made" } else { "connections lost" });
         }
-        if new.role == Role::Primary {
-            if !new.is_connected() {
-                self.oracle.copies[volume][node].alone = true;
-            }
-            if old.is_none_or(|old| old.role != Role::Primary) {
-                self.on_promoted(node, volume, new);
-            }
+        if new.is_alone() {
+            self.oracle.copies[volume][node].alone = true;
+        }
+        if new.role == Role::Primary && old.is_none_or(|old| old.role != Role::Primary) {
+            self.on_promoted(node, volume, new);
         }
         if new.is_target() && !old.is_some_and(|old| old.is_target()) {
             self.on_target(node, volume);

@@ -10,6 +10,7 @@ use shimai::replica::Resource;
 pub(crate) struct Facts {
     pub(crate) disk: DiskState,
     pub(crate) role: Role,
+    pub(crate) peer_role: Role,
     pub(crate) connection: ConnectionState,
     pub(crate) peer_disk: DiskState,
     pub(crate) current: Option<GenerationId>,
@@ -32,6 +33,12 @@ impl Facts {
         good && self.connection == ConnectionState::Connected
     }
 
+    /// Somebody writes and only this side's disk gets it: a new generation may begin here.
+    pub(crate) fn is_alone(&self) -> bool {
+        let lonely = !self.is_connected() || self.peer_disk < DiskState::Inconsistent;
+        lonely && (self.role == Role::Primary || self.peer_role == Role::Primary)
+    }
+
     /// This side takes (or is about to take) the peer's data.
     pub(crate) fn is_target(&self) -> bool {
         use ConnectionState as C;
@@ -48,6 +55,7 @@ pub(crate) fn facts(resource: &Resource, volume: usize) -> Facts {
     Facts {
         disk: facts.disk,
         role: facts.role,
+        peer_role: facts.peer_role,
         connection: facts.connection,
         peer_disk: facts.peer_disk,
         current: facts.generations.map(|ids| ids.current),

@@ -340,7 +340,7 @@ impl World {
             if facts.is_in_sync() {
                 self.operator.attaches[node] = 0;
             }
-            if self.operator.attaches[node] > 5 && facts.disk == DiskState::Diskless && facts.is_connected() {
+            if self.operator.attaches[node] > 5 && facts.is_connected() {
                 self.operator.attaches[node] = 0;
                 self.operator.disconnected(node, self.now + SECOND);
                 self.command(node, Command::Disconnect { force: true });

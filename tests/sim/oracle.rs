@@ -5,7 +5,7 @@
 //! holds it, all that had ended before it began; power loss may bring back what was not stable. A copy that missed a write
 //! stays legal as it was: whether it may serve is the business of the laws about generations.
 //!
-//! *Exclusive* writes were acknowledged while one copy only held them. *Alone* means: was Primary without its peer, so a
+//! *Exclusive* writes were acknowledged while one copy only held them. *Alone* means: the only disk under a Primary, so a
 //! new generation may have begun there.
 
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ pub(crate) struct Copy {
     legal: BTreeMap<u64, Vec<u64>>,
     /// Sector → id of an acknowledged write that the other copy lacks.
     pub(crate) exclusive: BTreeMap<u64, u64>,
-    /// Was Primary without its peer since both copies were last the same.
+    /// Was the only disk under a Primary since both copies were last the same.
     pub(crate) alone: bool,
     /// The operator has given this copy up.
     pub(crate) given_up: bool,

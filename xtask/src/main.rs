@@ -4,6 +4,7 @@
 //! step that fails and says which one it was.
 
 mod packages;
+mod peers;
 mod run;
 mod steps;
 
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask test [STEP...]   everything that must hold before a change goes in, or only the named steps
        cargo xtask full [NAME...]   the long runs: more seeds, more rounds, licences, fuzzing
-       cargo xtask bench            the benchmarks
+       cargo xtask bench [NAME...]  the benchmarks, and what other servers need for the same
        cargo xtask steps            the names of all steps";
 
 fn main() -> ExitCode {
@@ -32,7 +33,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
     match arguments {
         [command, names @ ..] if command == "test" => run::run("test", steps::TEST, names),
         [command, names @ ..] if command == "full" => run::run("full", steps::FULL, names),
-        [command] if command == "bench" => run::run("bench", steps::BENCH, &[]),
+        [command, names @ ..] if command == "bench" => run::run("bench", steps::BENCH, names),
         [command] if command == "steps" => {
             steps::print();
             Ok(())

@@ -1,6 +1,6 @@
 //! What is run: one row a step.
 
-use crate::packages;
+use crate::{packages, peers};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -78,7 +78,14 @@ pub(crate) const FULL: &[Step] = &[
 ];
 
 /// The benchmarks.
-pub(crate) const BENCH: &[Step] = &[cargo("bench", "criterion's benchmarks", &["bench", "--locked"])];
+pub(crate) const BENCH: &[Step] = &[
+    cargo("criterion", "parts of the product, one at a time", &["bench", "--locked"]),
+    Step {
+        name: "peers",
+        heading: "CPU time of a request, here and in other NBD servers (SHIMAI_PEERS_ROUNDS)",
+        work: Work::Function(peers::compare),
+    },
+];
 
 /// Prints the names of all steps.
 pub(crate) fn print() {

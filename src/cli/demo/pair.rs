@@ -117,7 +117,7 @@ impl Pair {
     pub(super) fn create_metadata(&self) -> anyhow::Result<()> {
         for node in [ALICE, BOB] {
             let place = MetadataPlace { path: self.disk(node), placement: Placement::Internal };
-            let new = NewMetadata { format: Format::V08, max_peers: 1, striping: Striping::default(), force: false };
+            let new = NewMetadata { format: Format::V09, max_peers: 1, striping: Striping::default(), force: false };
             create_md(&place, &new)?;
         }
         Ok(())
