@@ -1,6 +1,5 @@
 //! Verbs that change something, each on one resource after another.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::Node;
@@ -8,13 +7,17 @@ use super::problem::Problem;
 use super::running::Running;
 use super::server::Out;
 use crate::config::Config;
+use crate::control::refusal::StateRefusal;
 use crate::control::status::{PeerVolumeStatus, ResourceStatus};
 use crate::control::{Request, Response, Verb};
 use crate::model::state::{ConnectionState, DiskState};
 use crate::replica::event::Command;
+use crate::replica::refusal::{Code, Refusal};
 
 /// How often to say how far something that is waited for has come.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a resource may take to end in order before it is ended as it stands.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Carries out the verb on every resource that is meant. One that fails does not keep the others from their turn.
 pub(super) async fn every(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
@@ -183,7 +186,11 @@ async fn wait(running: &Running, command: Command, what: &str, out: &Out) -> Res
         match tokio::time::timeout(PROGRESS_INTERVAL, &mut work).await {
             Ok(result) => return result,
             Err(_) => {
-                let progress = progress(&running.status().await?, what);
+                let status = running.status().await?;
+                if let Some(refusal) = hopeless(&status) {
+                    return Err(Problem::Refused(refusal));
+                }
+                let progress = progress(&status, what);
                 if let Response::Progress { sentence, .. } = &progress {
                     out.waits_for(sentence.clone());
                 }
@@ -191,6 +198,16 @@ async fn wait(running: &Running, command: Command, what: &str, out: &Out) -> Res
             }
         }
     }
+}
+
+/// Nobody looks for the peer: what is waited for cannot come.
+fn hopeless(status: &ResourceStatus) -> Option<Refusal> {
+    let is_alone = status.peers.iter().all(|peer| peer.connection == ConnectionState::StandAlone);
+    is_alone.then(|| Refusal {
+        code: Code::State(StateRefusal::NeedConnection),
+        sentence: format!("{} is StandAlone: nobody looks for its peer, so there is nothing to wait for", status.name),
+        next: Some(format!("connect {}", status.name)),
+    })
 }
 
 /// Where a resource stands on its way to being connected and in sync.
@@ -218,18 +235,18 @@ fn progress(status: &ResourceStatus, what: &str) -> Response {
     Response::Progress { sentence, percent: None, rate_bytes_per_s: None, seconds_left: None }
 }
 
-/// Ends every resource: in order if it goes within `patience`, else as it stands.
-pub(super) async fn stop_all(node: &Arc<Node>, patience: Duration) {
+/// Ends every resource: in order if it goes within [`STOP_PATIENCE`], else as it stands.
+pub(super) async fn stop_all(node: &Node) {
     let _life = node.life.lock().await;
     let mut stopping = tokio::task::JoinSet::new();
     for name in node.names() {
         let Some(running) = node.find(&name) else { continue };
         node.forget(&name);
         stopping.spawn(async move {
-            match tokio::time::timeout(patience, running.stop_gracefully()).await {
+            match tokio::time::timeout(STOP_PATIENCE, running.stop_gracefully()).await {
                 Ok(Ok(())) => tracing::info!(resource = name, "down"),
                 Ok(Err(problem)) => tracing::warn!(resource = name, "cannot end in order: {problem}"),
-                Err(_) => tracing::warn!(resource = name, "did not end within {} s", patience.as_secs()),
+                Err(_) => tracing::warn!(resource = name, "did not end within {} s", STOP_PATIENCE.as_secs()),
             }
             if !running.is_finished() {
                 running.stop_now().await;
@@ -239,8 +256,9 @@ pub(super) async fn stop_all(node: &Arc<Node>, patience: Duration) {
     while stopping.join_next().await.is_some() {}
 }
 
-/// Ends the daemon.
+/// Ends the daemon, once nothing is left of its resources.
 pub(super) async fn shut_down(node: &Node, out: &Out) {
     out.waits_for("all resources to go down");
+    stop_all(node).await;
     node.ending.send_replace(true);
 }

@@ -19,8 +19,8 @@ use super::operate;
 use super::server;
 use crate::io::unix;
 
-/// How long a resource may take to end in order before it is ended as it stands.
-const STOP_PATIENCE: Duration = Duration::from_secs(15);
+/// Time for the answer to `shutdown` to reach its asker.
+const LAST_ANSWER: Duration = Duration::from_millis(100);
 
 /// Runs the daemon until it is told to end.
 #[must_use]
@@ -101,9 +101,12 @@ async fn live(node: Arc<Node>, listener: OwnedFd, is_up_wanted: bool) -> anyhow:
     tokio::select! {
         _ = terminate.recv() => tracing::info!("ending: terminated"),
         _ = interrupt.recv() => tracing::info!("ending: interrupted"),
-        _ = ending.wait_for(|is_ending| *is_ending) => tracing::info!("ending: asked to"),
+        _ = ending.wait_for(|is_ending| *is_ending) => {
+            tracing::info!("ending: asked to");
+            tokio::time::sleep(LAST_ANSWER).await;
+        }
     }
-    operate::stop_all(&node, STOP_PATIENCE).await;
+    operate::stop_all(&node).await;
     server.abort();
     Ok(())
 }

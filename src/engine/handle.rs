@@ -195,9 +195,13 @@ impl ResourceHandle {
     /// clients and so the thread: whoever cannot wait asks for `stop_now` later.
     ///
     /// # Errors
-    /// As for `command`.
+    /// Too many messages wait. That the thread has ended is no error: it may have done so because of this message, before
+    /// we looked. If it ended earlier the answer is dropped.
     pub fn stop_gracefully(&self, answer: Answer) -> Result<(), EngineError> {
-        self.post.post(Control::StopGracefully(answer))
+        match self.post.post(Control::StopGracefully(answer)) {
+            Err(EngineError::NotRunning) => Ok(()),
+            result => result,
+        }
     }
 
     /// Ends the thread as it stands. What was acknowledged is on the disks; the metadata says that there was a crash.

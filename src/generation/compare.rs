@@ -104,11 +104,13 @@ fn compare_different(own: &Tuple, peer: &Tuple, context: &Context) -> Verdict {
         (Some(Descent::LostStart), _) => {
             repaired(context, Strategy::TargetBitmap, Rule::PeerStartedSync, Some(Repair::PeerStart))
         }
+        (Some(Descent::Finished), _) => plain(Strategy::TargetBitmap, Rule::PeerWentOn),
         (Some(Descent::History), _) => plain(Strategy::TargetFull, Rule::HistoryPeer),
         (_, Some(Descent::Bitmap)) => plain(Strategy::SourceBitmap, Rule::BitmapSelf),
         (_, Some(Descent::LostStart)) => {
             repaired(context, Strategy::SourceBitmap, Rule::SelfStartedSync, Some(Repair::OwnStart))
         }
+        (_, Some(Descent::Finished)) => plain(Strategy::SourceBitmap, Rule::SelfWentOn),
         (_, Some(Descent::History)) => plain(Strategy::SourceFull, Rule::HistorySelf),
         (None, None) => compare_unordered(own, peer),
     }
@@ -120,6 +122,8 @@ enum Descent {
     Bitmap,
     /// It is the one its bitmap counted from before a resync began of which the older side never heard.
     LostStart,
+    /// It is one of those it once had, and its bitmap counts from the resync whose end the older side reached.
+    Finished,
     /// It is one of those it once had.
     History,
 }
@@ -131,7 +135,8 @@ fn descent(older: &Tuple, younger: &Tuple, context: &Context) -> Option<Descent>
     } else if older.current.same_as(younger.history[0]) && lost_start(older, younger, context) {
         Some(Descent::LostStart)
     } else if younger.history.iter().any(|id| id.same_as(older.current)) {
-        Some(Descent::History)
+        let finished = !younger.bitmap.is_none() && younger.bitmap.same_as(older.history[0]);
+        Some(if finished { Descent::Finished } else { Descent::History })
     } else {
         None
     }

@@ -118,12 +118,17 @@ rules! {
     BitmapPeer 50;
     /// As 50, but the peer's bitmap id is that of a resync whose beginning we missed.
     PeerStartedSync 51;
+    /// Not one of DRBD's: our current is in the peer's history, and the peer's bitmap id is that of the resync whose end we
+    /// reached: it counts from there, although the peer never heard of the end before it went on.
+    PeerWentOn 52;
     /// Our current is in the peer's history.
     HistoryPeer 60;
     /// The peer's current is our bitmap id: we went on from where the peer is.
     BitmapSelf 70;
     /// As 70, but our bitmap id is that of a resync whose beginning the peer missed.
     SelfStartedSync 71;
+    /// Mirror of 52.
+    SelfWentOn 72;
     /// The peer's current is in our history.
     HistorySelf 80;
     /// Each side seems to descend from the other: no order of events makes such metadata. DRBD lets the first rule

@@ -438,7 +438,6 @@ impl Resource {
         let state = &mut self.volumes[volume];
         let mut waiters = Vec::new();
         if let Some(mut disk) = state.disk.take() {
-            state.exposed = disk.superblock.generations.current;
             waiters = disk.writer.take_waiters();
         }
         state.reply_gate = None;

@@ -257,6 +257,7 @@ impl Resource {
             return self.stand_alone(peer, &format!("{refusal}: the two nodes' states do not go together"));
         }
         if old.conn < C::Connected {
+            self.peers[peer].volumes[volume].target_may_be_done = false;
             self.peers[peer].reason = None;
             self.clear_discard_if_all_connected(peer);
             self.exchange_generations(volume, peer);

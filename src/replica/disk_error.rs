@@ -8,7 +8,7 @@ use super::event::DiskError;
 use super::settings::OnIoError;
 use super::volume::Pending;
 use crate::model::ids::Ticket;
-use crate::model::state::{DiskState, Role};
+use crate::model::state::{ConnectionState, DiskState, Role};
 
 impl Resource {
     pub(super) fn on_disk(&mut self, ticket: Ticket, result: Result<Bytes, DiskError>) {
@@ -73,15 +73,20 @@ impl Resource {
     pub(super) fn on_data_error(&mut self, volume: usize, error: &DiskError, write: bool) {
         let number = self.volumes[volume].settings.number;
         self.log(LogLevel::Error, format!("volume {number}: local {error}"));
+        let source = (0..self.peers.len()).any(|peer| {
+            let conn = self.view(volume, peer).conn;
+            matches!(conn, ConnectionState::WfBitMapS | ConnectionState::SyncSource | ConnectionState::PausedSyncS)
+        });
         let alone = (0..self.peers.len()).all(|peer| self.view(volume, peer).pdsk != DiskState::UpToDate);
         match self.volumes[volume].settings.on_io_error {
             OnIoError::Detach => self.fail_disk(volume),
+            // The copy that others are made from must not miss a write.
+            OnIoError::PassOn if write && source => self.fail_disk(volume),
             OnIoError::PassOn if self.volumes[volume].disk_state == DiskState::UpToDate && !alone => {
                 self.set_disk_state(volume, DiskState::Inconsistent);
             }
             OnIoError::PassOn => {}
         }
-        let _ = write;
     }
 
     /// Gives the disk up at once; what is in flight on it comes back by itself.
@@ -109,9 +114,6 @@ impl Resource {
 
     /// The disk is given up: whoever counted on it goes on without.
     pub(super) fn on_disk_failed(&mut self, volume: usize) {
-        if let Some(disk) = &self.volumes[volume].disk {
-            self.volumes[volume].exposed = disk.superblock.generations.current;
-        }
         for peer in 0..self.peers.len() {
             self.give_up_resync(volume, peer);
         }

@@ -38,14 +38,66 @@ impl Resource {
     pub(super) fn generation_after_change(&mut self, volume: usize, peer: usize, old: View, new: View) {
         let lost = has_contents(old.pdsk) && !has_contents(new.pdsk);
         let somebody_writes = new.role == Role::Primary || new.peer == Role::Primary;
-        let alone_with_data = lost && somebody_writes;
+        // The peer's disk failed a write but stays: writes no longer go there, and its superblock may not say so yet.
+        let connected = ConnectionState::Connected;
+        let spoiled = (old.conn, new.conn) == (connected, connected)
+            && old.pdsk == DiskState::UpToDate
+            && new.pdsk == DiskState::Inconsistent;
+        let alone_with_data = (lost || spoiled) && somebody_writes;
         // A disk that becomes current (again) under a Primary whom no peer follows.
         let came_alone = new.role == Role::Primary && old.disk != DiskState::UpToDate && !has_contents(new.pdsk);
         let took_over = new.pdsk < DiskState::Inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary;
+        if old.disk >= DiskState::Inconsistent && new.disk <= DiskState::Failed {
+            // What applications have seen last; only a disk that was good enough to be shown counts.
+            let current = self.volumes[volume].disk.as_ref().map(|disk| disk.superblock.generations.current);
+            self.volumes[volume].exposed = current.unwrap_or(self.volumes[volume].exposed);
+        }
+        let gone = new.conn < ConnectionState::Connected || new.pdsk <= DiskState::Failed;
+        if old.conn >= ConnectionState::Connected && old.pdsk > DiskState::Failed && gone {
+            self.take_back_unheard_start(volume, peer);
+        }
+        if self.lost_a_finishing_target(volume, peer, old, new) {
+            // Our current generation may be the target's too, so it must not be ours alone.
+            self.peers[peer].volumes[volume].target_may_be_done = true;
+            if new.role == Role::Primary {
+                self.begin_generation_after_sync(volume, peer);
+            }
+        }
         if (alone_with_data || came_alone || took_over) && new.disk == DiskState::UpToDate && !mutant(6) {
             match self.door.on_replica_lost() {
                 OnLoss::GoOn => self.begin_generation_if_none(volume, peer),
             }
+        }
+    }
+
+    /// The connection is gone before the target showed that it knows the id of a resync between equal generations: it may
+    /// still hold our current generation as good. The id goes into the history, and the ordinary rules hold again.
+    fn take_back_unheard_start(&mut self, volume: usize, peer: usize) {
+        if !std::mem::take(&mut self.peers[peer].volumes[volume].unheard_equal_start) {
+            return;
+        }
+        let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            generation::resync_finished_source(&mut disk.superblock.generations, index, rules);
+        }
+        self.superblock_changed(volume);
+        if self.role == Role::Primary {
+            self.begin_generation_if_none(volume, peer);
+        }
+    }
+
+    /// Whether a resync from here was lost at a moment at which the target may have reached its end without our knowing.
+    fn lost_a_finishing_target(&self, volume: usize, peer: usize, old: View, new: View) -> bool {
+        let source = matches!(old.conn, ConnectionState::SyncSource | ConnectionState::PausedSyncS);
+        let gone = new.conn < ConnectionState::Connected || new.pdsk <= DiskState::Failed;
+        source && gone && self.bits_left(volume, peer) == 0
+    }
+
+    /// Going on alone after such a loss: a new generation although the bitmap counts from the resync's id. That id stays
+    /// (the bits count from there), the generation that the target may have is remembered.
+    pub(super) fn begin_generation_after_sync(&mut self, volume: usize, peer: usize) {
+        if std::mem::take(&mut self.peers[peer].volumes[volume].target_may_be_done) {
+            self.begin_generation(volume, peer);
         }
     }
 

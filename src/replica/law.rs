@@ -17,7 +17,7 @@ impl Resource {
             assert!(!(write.completed && !sent && write.local != Local::Running), "a write that is over is forgotten");
         }
         for (number, volume) in self.volumes.iter().enumerate() {
-            if let Some(disk) = &volume.disk {
+            if let Some(disk) = volume.disk.as_ref().filter(|_| volume.has_disk()) {
                 disk.log.check();
                 let running =
                     self.writes.iter().any(|(_, write)| write.volume == number && write.pin == Some(disk.incarnation));

@@ -81,6 +81,10 @@ pub(super) struct PeerVolume {
     pub(super) resync: Option<Resync>,
     /// Both were Inconsistent and the peer has been forced: its next state is to be considered.
     pub(super) consider_resync: bool,
+    /// A resync between equal generations has been named, and the target has not shown that it knows.
+    pub(super) unheard_equal_start: bool,
+    /// We were source of a resync that may have ended there, and have not gone on alone since.
+    pub(super) target_may_be_done: bool,
     /// The id of the resync that is about to begin here.
     pub(super) sync_id: GenerationId,
     /// Ranges sent to the target and not confirmed, by first sector.
@@ -109,6 +113,8 @@ impl PeerVolume {
             exchange: None,
             resync: None,
             consider_resync: false,
+            target_may_be_done: false,
+            unheard_equal_start: false,
             sync_id: GenerationId::NONE,
             serving: BTreeMap::new(),
             application_sectors: 0,

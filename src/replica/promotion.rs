@@ -232,6 +232,7 @@ impl Resource {
         for peer in 0..self.peers.len() {
             let view = self.view(volume, peer);
             if view.conn < ConnectionState::Connected || view.pdsk <= DiskState::Failed {
+                self.begin_generation_after_sync(volume, peer);
                 self.begin_generation_if_none(volume, peer);
             }
         }

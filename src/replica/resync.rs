@@ -154,6 +154,7 @@ impl Resource {
     pub(super) fn end_resync(&mut self, volume: usize, peer: usize, clean: bool) {
         let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
         let resync = self.peers[peer].volumes[volume].resync.take();
+        self.peers[peer].volumes[volume].unheard_equal_start = false;
         if clean && let Some(disk) = self.volumes[volume].disk.as_mut() {
             generation::resync_finished_source(&mut disk.superblock.generations, index, rules);
             self.equate_generations(volume, peer);

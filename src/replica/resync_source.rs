@@ -50,6 +50,7 @@ impl Resource {
         let (rules, index, random) =
             (self.history_rules(volume), self.generation_index(volume, peer), self.random.next_u64());
         let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
+        self.peers[peer].volumes[volume].unheard_equal_start = disk.superblock.generations.bitmap[index].is_none();
         generation::resync_started_source(&mut disk.superblock.generations, index, random, rules);
         self.after_superblock(volume, Then::SourceReady(peer));
     }
@@ -90,6 +91,7 @@ impl Resource {
             let reason = format!("more than {READS_MAX} resync requests outstanding");
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         }
+        self.peers[peer].volumes[volume].unheard_equal_start = false;
         if self.volumes[volume].disk_state != DiskState::UpToDate {
             return self.refuse_source_read(volume, peer, range, request.block_id);
         }

@@ -84,7 +84,11 @@ impl Resource {
         generation::resync_started_target(&mut disk.superblock.generations, index, id, rules);
         self.peers[peer].volumes[volume].resync = Some(Resync::new(self.now, total, Side::Target(Box::new(target))));
         // Inconsistent even if it is paused: the source's applications write here from now on.
-        self.change_fact(volume, peer, View { conn: ConnectionState::SyncTarget, disk: DiskState::Inconsistent, ..view });
+        self.change_fact(
+            volume,
+            peer,
+            View { conn: ConnectionState::SyncTarget, disk: DiskState::Inconsistent, ..view },
+        );
         let version = self.superblock_changed(volume);
         self.volumes[volume].peer_write_gate = version.filter(|_| !mutant(12));
         self.volumes[volume].after_superblock(Then::TargetReady(peer));

@@ -39,7 +39,7 @@ fn a_wrong_secret_is_refused() {
 #[test]
 fn a_missing_secret_is_refused() {
     let options = Options { net: SECRET.to_vec(), ..Options::default() };
-    let reasons = refusal(options, "shared-secret \"sesame\";", "").to_lowercase();
+    let reasons = refusal(options, "cram-hmac-alg sha1;\n        shared-secret \"sesame\";", "").to_lowercase();
     assert!(
         reasons.contains("authenticat") || reasons.contains("secret") || reasons.contains("challenge"),
         "{reasons}"

@@ -16,10 +16,11 @@ fn drbdmeta(format: Format, disk: &Path, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A dump without what is said about the dump itself. Drbdmeta before 9.33 prints no flags of v08, so they are left out
-/// there.
+/// A dump without what is said about the dump itself, which is also where both say in their own words that the activity
+/// log has not been applied. Drbdmeta before 9.33 prints no flags of v08, so they are left out there.
 fn values(dump: &str, format: Format) -> String {
     let lines = dump.lines().map(str::trim_end).filter(|line| !line.starts_with('#') && !line.is_empty());
+    let lines = lines.filter(|line| !line.contains("unclean"));
     let lines = lines.filter(|line| format == Format::V09 || !line.trim_start().starts_with("flags"));
     lines.collect::<Vec<_>>().join("\n")
 }

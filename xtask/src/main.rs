@@ -6,6 +6,7 @@
 mod packages;
 mod peers;
 mod run;
+mod seeds;
 mod steps;
 
 use anyhow::{Result, bail};

@@ -9,7 +9,8 @@
 //! and hardly on what else the machine does. All servers have an image on the same file system and one connection; ours is
 //! a Primary that is alone. What the kernel does on its own threads (writeback) is in nobody's figure.
 //!
-//! Servers that use the page cache are to be compared with each other, and those that bypass it (`direct`) likewise.
+//! Servers that use the page cache are to be compared with each other, and those that bypass it (`direct`) likewise. Before
+//! each turn what the last one left in the page cache is written back, so that nobody pays for another's writes.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -43,6 +44,7 @@ struct Server {
     name: &'static str,
     process: Child,
     uri: String,
+    image: PathBuf,
 }
 
 impl Drop for Server {
@@ -83,6 +85,7 @@ fn measure_load(load: &str, servers: &[Server]) -> Result<()> {
     for round in 0..rounds {
         for turn in 0..servers.len() {
             let index = (round + turn) % servers.len();
+            servers.iter().try_for_each(|server| fs::File::open(&server.image)?.sync_all())?;
             measure(load, &servers[index], &mut tallies[index])?;
         }
     }
@@ -150,7 +153,7 @@ fn start_all(folder: &Path) -> Result<Vec<Server>> {
     let socket = folder.join("nbdkit.nbd");
     let mut nbdkit = Command::new("nbdkit");
     nbdkit.args(["--foreground", "--unix"]).arg(&socket).arg("file").arg(&image);
-    servers.push(start(YARDSTICK, &mut nbdkit, &socket)?);
+    servers.push(start(YARDSTICK, &mut nbdkit, &socket, image)?);
     for (name, cache, aio) in [
         ("qemu-nbd, direct, io_uring", "none", "io_uring"),
         ("qemu-nbd, direct, native", "none", "native"),
@@ -170,7 +173,7 @@ fn start_qemu(name: &'static str, folder: &Path, cache: &str, aio: &str) -> Resu
     let socket = folder.join(format!("{stem}.nbd"));
     let mut command = Command::new("qemu-nbd");
     command.args(["--persistent", "--format=raw", &format!("--cache={cache}"), &format!("--aio={aio}"), "--socket"]);
-    start(name, command.arg(&socket).arg(&image), &socket)
+    start(name, command.arg(&socket).arg(&image), &socket, image)
 }
 
 /// A daemon with one resource whose peer does not exist, made Primary.
@@ -189,7 +192,7 @@ fn start_shimaid(name: &'static str, folder: &Path, number: u16, options: &[&str
     run(common(&program("shimai")).args(["create-md", "--force", "bench"]).stdout(Stdio::null()))?;
     let mut daemon = common(&program("shimaid"));
     daemon.arg("--state-dir").arg(&folder).args(options).env("RUST_LOG", "warn");
-    let mut server = start(name, &mut daemon, &folder.join("control.sock"))?;
+    let mut server = start(name, &mut daemon, &folder.join("control.sock"), image)?;
     run(common(&program("shimai")).args(["up", "bench"]))?;
     run(common(&program("shimai")).args(["primary", "--force", "bench"]))?;
     server.uri = format!("nbd+unix:///bench?socket={}", folder.join("bench.nbd").display());
@@ -208,9 +211,9 @@ fn configuration(image: &Path, port: u16) -> String {
 }
 
 /// Starts a server and waits for its socket.
-fn start(name: &'static str, command: &mut Command, socket: &Path) -> Result<Server> {
+fn start(name: &'static str, command: &mut Command, socket: &Path, image: PathBuf) -> Result<Server> {
     let process = command.stdin(Stdio::null()).spawn().with_context(|| format!("{name} cannot be started"))?;
-    let mut server = Server { name, process, uri: format!("nbd+unix:///?socket={}", socket.display()) };
+    let mut server = Server { name, process, uri: format!("nbd+unix:///?socket={}", socket.display()), image };
     let deadline = Instant::now() + PATIENCE;
     while !socket.exists() {
         if let Some(status) = server.process.try_wait()? {
@@ -262,7 +265,7 @@ mod tests {
 
     #[test]
     fn cpu_time_is_read_past_a_strange_name() {
-        let stat = "7 (a) b ) S 1 2 3 4 5 6 7 8 9 10 11 12 30 12 0 0";
+        let stat = "7 (a) b ) S 1 2 3 4 5 6 7 8 9 10 30 12 0 0";
         assert_eq!(ticks(stat), Some(42));
         assert_eq!(ticks("7 (a) S 1"), None);
     }

@@ -1,6 +1,6 @@
 //! What is run: one row a step.
 
-use crate::{packages, peers};
+use crate::{packages, peers, seeds};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -104,11 +104,16 @@ fn deny() -> Result<()> {
 fn fuzz() -> Result<()> {
     let targets = fuzz_targets(Path::new("fuzz/fuzz_targets"))?;
     ensure_cargo_command("fuzz")?;
+    seeds::write()?;
     let seconds = std::env::var("SHIMAI_FUZZ_SECONDS").unwrap_or_else(|_| "60".into());
     for target in targets {
         println!("-- {target}, {seconds} s");
         let mut command = Command::new("cargo");
-        command.args(["fuzz", "run", &target, "--", &format!("-max_total_time={seconds}")]);
+        command.args(["fuzz", "run", &target, "--", &format!("-max_total_time={seconds}"), "-max_len=32768"]);
+        let dictionary = format!("fuzz/dictionaries/{target}.dict");
+        if Path::new(&dictionary).exists() {
+            command.arg(format!("-dict={dictionary}"));
+        }
         run(command.env("RUSTC_BOOTSTRAP", "1"))?;
     }
     Ok(())

@@ -63,9 +63,12 @@ impl Disk {
         &self.mount
     }
 
-    /// Unmounts it, which writes what is left.
+    /// Unmounts it, which writes what is left. Children of a server that was killed may still be leaving.
     pub(crate) fn unmount(&self) {
-        run(tool("umount").arg(&self.mount));
+        until("the file system is unmounted", SHORT, || {
+            let answer = output(tool("umount").arg(&self.mount));
+            if answer.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&answer.stderr).into_owned()) }
+        });
     }
 }
 

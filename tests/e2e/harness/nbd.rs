@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use shimai::nbd::client::{Client, ClientEvent};
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -98,7 +98,12 @@ impl Nbd {
 
     fn receive(&mut self) -> Result<(), String> {
         let mut chunk = vec![0; 256 << 10];
-        let length = self.stream.read(&mut chunk).map_err(|error| error.to_string())?;
+        let length = loop {
+            match self.stream.read(&mut chunk) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result.map_err(|error| error.to_string())?,
+            }
+        };
         if length == 0 {
             return Err("the server closed the connection".into());
         }

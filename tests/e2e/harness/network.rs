@@ -87,10 +87,13 @@ pub(crate) fn address(side: usize) -> String {
 }
 
 /// A program of ours by path or of Debian by name, run in the namespace. It becomes the program: same process id.
+///
+/// Not by `ip netns exec`: that makes a mount namespace too, in which every file system that is mounted at the moment
+/// stays mounted, and its disk in use, when a test unmounts it.
 pub(crate) fn inside(namespace: &str, program: &str) -> Command {
     let path = if program.contains('/') { program.into() } else { super::tools::find(program) };
-    let mut command = tool("ip");
-    command.args(["netns", "exec", namespace]).arg(path);
+    let mut command = tool("nsenter");
+    command.arg(format!("--net=/run/netns/{namespace}")).arg(path);
     command
 }
 

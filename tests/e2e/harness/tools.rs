@@ -11,6 +11,7 @@ use std::time::Duration;
 const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("iptables", "iptables"),
+    ("nsenter", "util-linux"),
     ("nbdinfo", "libnbd-bin"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdfuse", "libnbd-bin (from Debian 13 on: nbdfuse)"),
