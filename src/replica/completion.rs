@@ -58,7 +58,7 @@ impl Resource {
     fn net_is_complete(&self, write: usize, peer: usize) -> bool {
         match self.writes[write].net[peer] {
             Net::Sent => false,
-            Net::Accepted => mutant(5) || self.peers[peer].settings.protocol != ReplicationProtocol::C,
+            Net::Accepted => self.peers[peer].settings.protocol != ReplicationProtocol::C,
             Net::NotSent | Net::Written | Net::Refused | Net::Lost => true,
         }
     }

@@ -111,9 +111,14 @@ impl Resource {
         let state = &mut self.peer_writes[write];
         state.epoch = epoch;
         state.epoch_open = now;
+        let wants_write_ack = state.flags.contains(DataFlags::SEND_WRITE_ACK);
         if state.flags.contains(DataFlags::SEND_RECEIVE_ACK) {
             let ack = self.block_ack(volume, peer, range, block_id);
             self.send(peer, Stream::Meta, volume, &Packet::RecvAck(ack));
+        }
+        if mutant(5) && wants_write_ack {
+            let ack = self.block_ack(volume, peer, range, block_id);
+            self.send(peer, Stream::Meta, volume, &Packet::WriteAck(ack));
         }
         let (held, free) = self.volumes[volume].conflicts.hold(range, Kind::PeerWrite, Owner::PeerWrite(write));
         self.peer_writes[write].held = Some(held);
@@ -237,7 +242,7 @@ impl Resource {
                 self.mark_out_of_sync(volume, range);
                 let ack = self.block_ack(volume, peer, range, block_id);
                 self.send(peer, Stream::Meta, volume, &Packet::NegAck(ack));
-            } else if flags.contains(DataFlags::SEND_WRITE_ACK) {
+            } else if flags.contains(DataFlags::SEND_WRITE_ACK) && !mutant(5) {
                 let ack = self.block_ack(volume, peer, range, block_id);
                 self.send(peer, Stream::Meta, volume, &Packet::WriteAck(ack));
             }

@@ -122,7 +122,10 @@ impl World {
         let usable = self.layouts[volume].usable_sectors;
         let rng = &mut self.rng.client;
         let sectors = rng.within(1, load.sectors_max);
-        let near = *rng.pick(&load.hot);
+        let near = match rng.chance(load.sweep) {
+            true => load.hot[self.client.next as usize % load.hot.len()],
+            false => *rng.pick(&load.hot),
+        };
         let start = (near + rng.below(10)).saturating_sub(rng.below(10)).min(usable.saturating_sub(sectors));
         let sectors = sectors.min(usable - start);
         let span = (start, start + sectors);

@@ -95,6 +95,9 @@ pub(crate) struct Load {
     pub(crate) sectors_max: u64,
     /// Places (first sectors) around which writes happen.
     pub(crate) hot: Vec<u64>,
+    /// In this many of 1000 cases the next place in the list is taken, so that more extents are touched in a short time
+    /// than the activity log has slots.
+    pub(crate) sweep: u64,
     pub(crate) read: u64,
     pub(crate) flush: u64,
     pub(crate) fua: u64,
@@ -150,7 +153,7 @@ impl Profile {
         let device_bytes: Vec<u64> = (0..volumes).map(|_| (mebibytes << 20) + rng.below(8) * 512).collect();
         let format = if rng.coin() { Format::V08 } else { Format::V09 };
         let usable = layout(format, device_bytes[0]).usable_sectors;
-        let horizon = rng.spread(2 * SECOND, 24 * SECOND);
+        let horizon = rng.spread(2 * SECOND, if large { 8 * SECOND } else { 24 * SECOND });
         let faults = draw_faults(horizon, large, rng);
         Self {
             seed,
@@ -268,10 +271,15 @@ fn draw_load(usable: u64, large: bool, horizon: u64, rng: &mut Rng) -> Load {
     }
     Load {
         in_flight_max: rng.spread(1, 64) as usize,
-        gap: rng.spread(horizon / 400, horizon / 20),
+        gap: if large {
+            rng.spread(4 * MILLISECOND, 30 * MILLISECOND)
+        } else {
+            rng.spread(horizon / 400, horizon / 20)
+        },
         burst_max: rng.spread(1, 16),
-        sectors_max: *rng.pick(&[1, 8, 8, 16, 32, 128]),
+        sectors_max: if large { 8 } else { *rng.pick(&[1, 8, 8, 16, 32, 128]) },
         hot,
+        sweep: if large { 900 } else { 0 },
         read: rng.below(400),
         flush: rng.below(150),
         fua: rng.below(200),
