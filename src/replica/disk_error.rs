@@ -97,6 +97,9 @@ impl Resource {
                 "the disk failed while it was being attached",
             );
             self.answer(attach.command(), Err(refusal));
+            self.volumes[volume].disk = None;
+            self.set_disk_state(volume, DiskState::Failed);
+            return self.release_if_drained(volume);
         }
         if self.volumes[volume].disk.is_none() || self.volumes[volume].disk_state == DiskState::Diskless {
             return;

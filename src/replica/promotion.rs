@@ -180,6 +180,12 @@ impl Resource {
     /// Everybody agrees. Data that is declared good gets its new generation first.
     fn promote(&mut self) {
         let Some(mut promotion) = self.commands.promotion.clone() else { return };
+        if let Some(volume) = (0..self.volumes.len()).find(|volume| !promotion.forced[*volume] && !self.reaches_data(*volume)) {
+            // The disk went while the peer was asked.
+            self.commands.promotion = None;
+            (0..self.peers.len()).for_each(|peer| self.send_state(volume, peer));
+            return self.answer(promotion.id, Err(StateRefusal::NoUpToDateDisk.into()));
+        }
         let forced: Vec<usize> = (0..self.volumes.len()).filter(|volume| promotion.forced[*volume]).collect();
         if forced.is_empty() {
             return self.take_role();
@@ -192,6 +198,13 @@ impl Resource {
             }
             self.volumes[volume].after_superblock(Then::Forced);
         }
+    }
+
+    /// Whether somebody reachable has current data.
+    fn reaches_data(&self, volume: usize) -> bool {
+        let remote = (0..self.peers.len()).map(|peer| self.view(volume, peer));
+        self.volumes[volume].disk_state == DiskState::UpToDate
+            || remote.into_iter().any(|it| it.conn >= ConnectionState::Connected && it.pdsk == DiskState::UpToDate)
     }
 
     /// A forced generation is durable: the peer must know it before it learns of the role.

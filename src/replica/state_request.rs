@@ -3,7 +3,7 @@
 //! The asker sends which bits of *its* state shall change; the asked one reads them from its own side (role ↔ peer, disk ↔
 //! peer disk), checks its rules, applies, answers. When both ask at once, the node with the conflict flag refuses.
 
-use super::Resource;
+use super::{Resource, mutant};
 use super::action::LogLevel;
 use super::metadata_writer::Then;
 use super::refusal::Refusal;
@@ -210,6 +210,9 @@ impl Resource {
         self.set_all_bits(volume, peer);
         let view = self.view(volume, peer);
         if view.conn == ConnectionState::StartingSyncT {
+            if !mutant(12) {
+                self.volumes[volume].peer_write_gate = Some(u64::MAX);
+            }
             self.change_fact(volume, peer, View { conn: ConnectionState::WfSyncUuid, ..view });
         } else if let Some(disk) = self.volumes[volume].disk.as_mut() {
             disk.after_pages(Then::SourcePages(peer));

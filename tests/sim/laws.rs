@@ -34,6 +34,8 @@ pub(crate) struct Watch {
     /// The node that takes data, once seen.
     pub(crate) target: Vec<Option<usize>>,
     in_sync: Vec<bool>,
+    /// The volume came in sync by a resync, not by a handshake that found nothing to do.
+    pub(crate) resynced: Vec<bool>,
     /// Sector → id acknowledged and not covered by a flush yet, by volume and by the node that acknowledged it.
     unflushed: Vec<[BTreeMap<u64, u64>; 2]>,
     /// `Primary --force` has been asked for.
@@ -51,6 +53,7 @@ impl Watch {
             bitmaps: vec![<[Vec<u64>; 2]>::default(); volumes],
             target: vec![None; volumes],
             in_sync: vec![false; volumes],
+            resynced: vec![false; volumes],
             unflushed: vec![<[BTreeMap<u64, u64>; 2]>::default(); volumes],
             forced: false,
             void: false,
@@ -361,6 +364,7 @@ impl World {
         if in_sync && !self.watch.in_sync[volume] {
             self.check_same(volume, "after the handshake or the resync");
             let target = self.watch.target[volume].take();
+            self.watch.resynced[volume] = target.is_some();
             let views = [0, 1].map(|on| &self.nodes[on].disks[volume].view);
             self.oracle.unify(volume, target, views);
             self.count("times in sync");

@@ -9,7 +9,7 @@
 use crate::contents::BLOCK;
 use crate::fork::{Forked, Verdict, decode, verdict, verdict_if_promoted};
 use crate::machine::is_dirty;
-use crate::profile::{Fault, name};
+use crate::profile::name;
 use crate::world::{Happening, World};
 
 /// Attempts to check live copies, per phase of the world.
@@ -188,8 +188,8 @@ impl World {
             let facts = [0, 1].map(|node| self.facts(node, volume));
             let [Some(a), Some(b)] = facts else { return };
             for (node, facts) in [(0, a), (1, b)] {
-                // An invalidation that was cut off leaves bits where both copies are the same: nobody asked for them again.
-                if facts.dirty != Some(0) && !self.profile.has(Fault::Invalidate) {
+                // A handshake that finds nothing to sync keeps bits that a crash or a cut-off invalidation left behind.
+                if facts.dirty != Some(0) && self.watch.resynced[volume] {
                     self.fail("G5", format!("{} has {:?} dirty blocks at the end", name(node), facts.dirty));
                 }
                 if facts.pinned != 0 || facts.requests != 0 {
