@@ -46,7 +46,9 @@ impl Resource {
         let alone_with_data = (lost || spoiled) && somebody_writes;
         // A disk that becomes current (again) under a Primary whom no peer follows.
         let came_alone = new.role == Role::Primary && old.disk != DiskState::UpToDate && !has_contents(new.pdsk);
-        let took_over = new.pdsk < DiskState::Inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary;
+        // A Primary without a disk writes here alone, whether it became Primary or came back as one: what its own disk once
+        // had is older from now on.
+        let took_over = new.pdsk < DiskState::Inconsistent && old.peer != Role::Primary && new.peer == Role::Primary;
         if old.disk >= DiskState::Inconsistent && new.disk <= DiskState::Failed {
             self.expose(volume, peer);
         }
