@@ -1,5 +1,7 @@
 //! The two books of a volume: the activity log (what may differ after a crash) and the bitmap (what differs).
 
+#![allow(missing_docs, reason = "criterion_group! makes public functions without documentation")]
+
 use std::hint::black_box;
 use std::time::Duration;
 

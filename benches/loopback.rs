@@ -3,6 +3,8 @@
 //! Client and server share the machine, so this is not what a client elsewhere would see; for the server's own cost see
 //! `cargo xtask bench peers`.
 
+#![allow(missing_docs, reason = "criterion_group! makes public functions without documentation")]
+
 mod support;
 
 use std::io::{Read, Write};

@@ -4,6 +4,8 @@
 //! The requests of one pass are begun together, as they come from one receive, and then everything that follows is
 //! handled in order.
 
+#![allow(missing_docs, reason = "criterion_group! makes public functions without documentation")]
+
 mod support;
 
 use std::alloc::System;
@@ -194,7 +196,8 @@ impl Node {
 fn requests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("machine");
     group.throughput(Throughput::Elements(DEPTH));
-    let cases: [(&str, u8, fn(&mut World)); 3] =
+    type Pass = fn(&mut World);
+    let cases: [(&str, u8, Pass); 3] =
         [("write, alone", 1, World::write), ("read, alone", 1, World::read), ("write, replicated", 2, World::write)];
     for (name, nodes, pass) in cases {
         let mut world = World::new(nodes);

@@ -1,5 +1,7 @@
 //! Packets of the replication link: to bytes and back.
 
+#![allow(missing_docs, reason = "criterion_group! makes public functions without documentation")]
+
 use std::hint::black_box;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The only place where machines meet the world: wait, handle, perform.
 //!
-//! One thread and one ring per resource ([`resource`]). The thread sleeps in its ring; what completes becomes events of
+//! One thread and one ring per resource (`resource`). The thread sleeps in its ring; what completes becomes events of
 //! the `replica` machine or bytes of an `nbd` session; what the machine asks for is performed; and everything that has
 //! become ready leaves in the next single enter.
 //!

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::framing::Framing;
 use super::inbox::Inbox;
-use super::specification::PeerAddresses;
+use super::specification::{LOCK_PATIENCE, PeerAddresses};
 use super::stream::{self, Stream};
 use super::tag::Tag;
 use crate::io::buffer::BufferPool;
@@ -32,7 +32,7 @@ const SOCKETS_MAX: usize = 64;
 
 /// How long a port that is in use is waited for: the ring of a daemon that was killed holds it until its last operation
 /// is done.
-const LISTEN_PATIENCE: Duration = Duration::from_secs(3);
+const LISTEN_PATIENCE: Duration = LOCK_PATIENCE;
 /// How often such a port is tried again.
 const LISTEN_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 

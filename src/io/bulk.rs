@@ -2,7 +2,7 @@
 //! blank tests and comparing images; never for a store that a ring serves at the same time.
 //!
 //! Runs on tokio-uring, whose operations cannot be cancelled: a dropped future leaves its transfer running. So every
-//! piece of a range is a task of its own, at most [`DEPTH`] are in flight, and after an error the rest is still waited
+//! piece of a range is a task of its own, at most `DEPTH` are in flight, and after an error the rest is still waited
 //! for. Do not put these futures into a `select!` or a time limit; call them from [`run`], to their end.
 //!
 //! With a store opened for O_DIRECT, offsets and lengths must be multiples of its alignment; the buffers here always are

@@ -119,10 +119,13 @@ impl Resource {
         let (volume, parent) = (state.volume, state.parent);
         let local = state.local == Local::Done;
         let on_peer = state.net.map(|net| matches!(net, Net::Written | Net::Accepted));
-        // A copy in the midst of a resync is nobody's to read: alone it saves nothing.
-        let remote = on_peer.into_iter().enumerate().take(self.peers.len()).any(|(peer, has_it)| {
-            has_it && matches!(self.view(volume, peer).pdsk, DiskState::UpToDate | DiskState::Unknown)
-        });
+        // A copy in the midst of a resync is nobody's to read, and one that we cannot reach may be overruled by ours when we
+        // meet again: alone it saves nothing.
+        let remote = on_peer
+            .into_iter()
+            .enumerate()
+            .take(self.peers.len())
+            .any(|(peer, has_it)| has_it && self.view(volume, peer).pdsk == DiskState::UpToDate);
         let state = &mut self.writes[write];
         let held = state.held.take().expect("a running write holds its interval");
         let epochs = state.epoch;

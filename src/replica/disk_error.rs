@@ -107,9 +107,9 @@ impl Resource {
         if let Some(disk) = self.volumes[volume].disk.as_mut() {
             disk.closing = None;
         }
-        self.volumes[volume].reply_gate = None;
         if self.volumes[volume].disk_state != DiskState::Failed {
             self.set_disk_state(volume, DiskState::Failed);
+            self.volumes[volume].reply_gate = None;
             self.on_disk_failed(volume);
         }
         self.release_if_drained(volume);

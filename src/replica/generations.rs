@@ -46,11 +46,11 @@ impl Resource {
         let alone_with_data = (lost || spoiled) && somebody_writes;
         // A disk that becomes current (again) under a Primary whom no peer follows.
         let came_alone = new.role == Role::Primary && old.disk != DiskState::UpToDate && !has_contents(new.pdsk);
-        let took_over = new.pdsk < DiskState::Inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary;
+        // A Primary without a disk writes here alone, whether it became Primary or came back as one: what its own disk once
+        // had is older from now on.
+        let took_over = new.pdsk < DiskState::Inconsistent && old.peer != Role::Primary && new.peer == Role::Primary;
         if old.disk >= DiskState::Inconsistent && new.disk <= DiskState::Failed {
-            // What applications have seen last; only a disk that was good enough to be shown counts.
-            let current = self.volumes[volume].disk.as_ref().map(|disk| disk.superblock.generations.current);
-            self.volumes[volume].exposed = current.unwrap_or(self.volumes[volume].exposed);
+            self.expose(volume, peer);
         }
         let gone = new.conn < ConnectionState::Connected || new.pdsk <= DiskState::Failed;
         if old.conn >= ConnectionState::Connected && old.pdsk > DiskState::Failed && gone {
@@ -68,6 +68,18 @@ impl Resource {
                 OnLoss::GoOn => self.begin_generation_if_none(volume, peer),
             }
         }
+    }
+
+    /// What applications have seen last, now that the disk is gone: a generation that was still on its way to the disk has
+    /// never been answered under, so its parent counts.
+    fn expose(&mut self, volume: usize, peer: usize) {
+        let index = self.generation_index(volume, peer);
+        let state = &mut self.volumes[volume];
+        let Some(disk) = state.disk.as_ref() else { return };
+        let generations = &disk.superblock.generations;
+        let pending = state.reply_gate.is_some_and(|version| !disk.writer.is_durable(version));
+        let parent = generations.bitmap[index];
+        state.exposed = if pending && !parent.is_none() { parent } else { generations.current };
     }
 
     /// The connection is gone before the target showed that it knows the id of a resync between equal generations: it may

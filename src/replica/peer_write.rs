@@ -170,7 +170,7 @@ impl Resource {
         self.start_peer_write(write);
     }
 
-    fn gate_holds_peer_writes(&self, volume: usize) -> bool {
+    pub(super) fn gate_holds_peer_writes(&self, volume: usize) -> bool {
         let state = &self.volumes[volume];
         state
             .peer_write_gate

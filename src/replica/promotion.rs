@@ -180,7 +180,9 @@ impl Resource {
     /// Everybody agrees. Data that is declared good gets its new generation first.
     fn promote(&mut self) {
         let Some(mut promotion) = self.commands.promotion.clone() else { return };
-        if let Some(volume) = (0..self.volumes.len()).find(|volume| !promotion.forced[*volume] && !self.reaches_data(*volume)) {
+        if let Some(volume) =
+            (0..self.volumes.len()).find(|volume| !promotion.forced[*volume] && !self.reaches_data(*volume))
+        {
             // The disk went while the peer was asked.
             self.commands.promotion = None;
             (0..self.peers.len()).for_each(|peer| self.send_state(volume, peer));

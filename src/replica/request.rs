@@ -122,7 +122,13 @@ impl Resource {
             matches!(view.conn, ConnectionState::WfBitMapT | ConnectionState::WfSyncUuid)
                 || (view.conn == ConnectionState::WfBitMapS && self.version(peer) < 96)
         });
-        self.suspended || self.suspended_no_data || undecided || exchanging || self.promotion_is_pending(volume)
+        let target_is_pending = self.gate_holds_peer_writes(volume);
+        target_is_pending
+            || self.suspended
+            || self.suspended_no_data
+            || undecided
+            || exchanging
+            || self.promotion_is_pending(volume)
     }
 
     pub(super) fn settle_blocked(&mut self, volume: usize) {

@@ -3,11 +3,11 @@
 //! The asker sends which bits of *its* state shall change; the asked one reads them from its own side (role ↔ peer, disk ↔
 //! peer disk), checks its rules, applies, answers. When both ask at once, the node with the conflict flag refuses.
 
-use super::{Resource, mutant};
 use super::action::LogLevel;
 use super::metadata_writer::Then;
 use super::refusal::Refusal;
 use super::state::{Origin, View};
+use super::{Resource, mutant};
 use crate::control::refusal::StateRefusal;
 use crate::model::ids::CommandId;
 use crate::model::state::{ConnectionState, DiskState, Role, StateWord};

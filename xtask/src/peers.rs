@@ -222,9 +222,14 @@ fn start(name: &'static str, command: &mut Command, socket: &Path, image: PathBu
         if Instant::now() > deadline {
             bail!("{name} made no socket {}", socket.display());
         }
-        std::thread::sleep(Duration::from_millis(20));
+        pause();
     }
     Ok(server)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a socket that is about to appear has no event")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 /// A file with all its blocks there: finding space is not what is measured.

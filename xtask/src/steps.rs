@@ -66,6 +66,25 @@ pub(crate) const FULL: &[Step] = &[
         work: Work::Target { target: "sim", release: true, environment: &[("SHIMAI_SIM_SEEDS", "20000")] },
     },
     Step {
+        name: "mutants",
+        heading: "planted bugs that the simulator must find, each within its budget of seeds",
+        work: Work::Cargo {
+            arguments: &[
+                "test",
+                "--locked",
+                "--release",
+                "--features",
+                "mutants",
+                "--test",
+                "sim",
+                "every_planted_bug_is_found",
+                "--",
+                "--nocapture",
+            ],
+            environment: &[],
+        },
+    },
+    Step {
         name: "e2e",
         heading: "real daemons, many rounds (SHIMAI_E2E_ROUNDS)",
         work: Work::Target { target: "e2e", release: true, environment: &[("SHIMAI_E2E_ROUNDS", "20")] },
