@@ -67,6 +67,12 @@ impl Resource {
 
     fn commit(&mut self, volume: usize, peer: usize, old: View, new: View) {
         self.log_change(volume, peer, old, new);
+        // Roles are the whole resource's: the other volumes change with this one.
+        let shared = old.role != new.role || old.peer != new.peer;
+        let others: Vec<(usize, View)> = (0..self.volumes.len())
+            .filter(|other| shared && *other != volume)
+            .map(|other| (other, self.view(other, peer)))
+            .collect();
         self.role = new.role;
         self.suspended_no_data = new.susp_nod;
         let towards = &mut self.peers[peer];
@@ -82,6 +88,12 @@ impl Resource {
         at.peer_isp = new.peer_isp;
         self.volumes[volume].disk_state = new.disk;
         self.after_change(volume, peer, old, new);
+        for (other, before) in others {
+            let after = self.view(other, peer);
+            if after != before {
+                self.after_change(other, peer, before, after);
+            }
+        }
     }
 
     fn log_change(&mut self, volume: usize, peer: usize, old: View, new: View) {

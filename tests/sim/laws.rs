@@ -270,7 +270,9 @@ impl World {
             self.watch.sessions += 1;
             self.count(if new.is_connected() { "connections made" } else { "connections lost" });
         }
-        if new.is_alone() {
+        // A Primary may lose its peer and be demoted in one event.
+        let was_written = old.is_some_and(|old| old.role == Role::Primary || old.peer_role == Role::Primary);
+        if new.is_alone() || (was_written && new.is_lonely()) {
             self.oracle.copies[volume][node].alone = true;
         }
         if new.role == Role::Primary && old.is_none_or(|old| old.role != Role::Primary) {

@@ -33,10 +33,14 @@ impl Facts {
         good && self.connection == ConnectionState::Connected
     }
 
+    /// No other disk gets what is written to this one.
+    pub(crate) fn is_lonely(&self) -> bool {
+        !self.is_connected() || self.peer_disk < DiskState::Inconsistent
+    }
+
     /// Somebody writes and only this side's disk gets it: a new generation may begin here.
     pub(crate) fn is_alone(&self) -> bool {
-        let lonely = !self.is_connected() || self.peer_disk < DiskState::Inconsistent;
-        lonely && (self.role == Role::Primary || self.peer_role == Role::Primary)
+        self.is_lonely() && (self.role == Role::Primary || self.peer_role == Role::Primary)
     }
 
     /// This side takes (or is about to take) the peer's data.

@@ -360,7 +360,7 @@ impl World {
     fn give_up_diskless_primary(&mut self) {
         for node in 0..2 {
             let useless = self.facts(node, 0).is_some_and(|facts| {
-                facts.role == Role::Primary && facts.disk == DiskState::Diskless && !facts.is_connected()
+                facts.role == Role::Primary && facts.disk < DiskState::Inconsistent && !facts.is_connected()
             });
             if useless && self.rng.operator.chance(50) {
                 self.demote(node);

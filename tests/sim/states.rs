@@ -116,7 +116,7 @@ impl World {
 
     fn check_fork(&mut self, volume: usize, forks: [&Forked; 2], views: [&crate::contents::Contents; 2]) {
         let found = verdict(forks);
-        let story = || format!("alice: {}; bob: {}", forks[0].describe(), forks[1].describe());
+        let story = || format!("volume {volume}, alice: {}; bob: {}", forks[0].describe(), forks[1].describe());
         let usable = self.layouts[volume].usable_sectors;
         let differing = views[0].differing_blocks(views[1], usable);
         let consistent = forks.iter().any(|fork| fork.is_consistent());
