@@ -48,7 +48,9 @@ impl Resource {
         let came_alone = new.role == Role::Primary && old.disk != DiskState::UpToDate && !has_contents(new.pdsk);
         // A Primary without a disk writes here alone, whether it became Primary or came back as one: what its own disk once
         // had is older from now on.
-        let took_over = new.pdsk < DiskState::Inconsistent && old.peer != Role::Primary && new.peer == Role::Primary;
+        let took_over = new.pdsk < DiskState::Inconsistent
+            && (old.peer != Role::Primary || old.conn < ConnectionState::Connected)
+            && new.peer == Role::Primary;
         if old.disk >= DiskState::Inconsistent && new.disk <= DiskState::Failed {
             self.expose(volume, peer);
         }
