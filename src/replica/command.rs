@@ -43,8 +43,11 @@ impl Commands {
         }
     }
 
-    pub(super) fn forget_detach(&mut self, id: CommandId) {
+    /// Takes a detach back; false if it has been answered already, because the disk went away by itself.
+    pub(super) fn forget_detach(&mut self, id: CommandId) -> bool {
+        let before = self.detaching.len();
         self.detaching.retain(|(_, waiting)| *waiting != id);
+        self.detaching.len() < before
     }
 }
 

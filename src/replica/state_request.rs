@@ -134,8 +134,10 @@ impl Resource {
     }
 
     fn on_refused(&mut self, agreement: Agreement, refusal: Refusal) {
-        if let Agreement::Detach(id) = agreement {
-            self.commands.forget_detach(id);
+        if let Agreement::Detach(id) = agreement
+            && !self.commands.forget_detach(id)
+        {
+            return;
         }
         if matches!(agreement, Agreement::Promote(_)) {
             self.commands.promotion = None;
