@@ -43,8 +43,11 @@ impl Commands {
         }
     }
 
-    pub(super) fn forget_detach(&mut self, id: CommandId) {
+    /// True if it was still waiting for its answer.
+    pub(super) fn forget_detach(&mut self, id: CommandId) -> bool {
+        let before = self.detaching.len();
         self.detaching.retain(|(_, waiting)| *waiting != id);
+        self.detaching.len() < before
     }
 }
 

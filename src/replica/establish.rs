@@ -105,7 +105,9 @@ impl Establish {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let strangers = self.strangers.iter().map(|stranger| stranger.deadline).min();
-        [self.dial_at, strangers].into_iter().flatten().min()
+        // While a dial is under way the next one waits for its end, however late.
+        let dial_at = self.dial_at.filter(|_| !self.dialling);
+        [dial_at, strangers].into_iter().flatten().min()
     }
 
     pub(super) fn on_timer(&mut self, now: Instant, steps: &mut Vec<Step>) {

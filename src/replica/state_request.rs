@@ -134,8 +134,11 @@ impl Resource {
     }
 
     fn on_refused(&mut self, agreement: Agreement, refusal: Refusal) {
-        if let Agreement::Detach(id) = agreement {
-            self.commands.forget_detach(id);
+        if let Agreement::Detach(id) = agreement
+            && !self.commands.forget_detach(id)
+        {
+            // The disk has gone by itself meanwhile, and the command is answered.
+            return;
         }
         if matches!(agreement, Agreement::Promote(_)) {
             self.commands.promotion = None;

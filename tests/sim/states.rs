@@ -6,6 +6,8 @@
 //!
 //! A *fork* is a copy of both disks whose power fails at once; it costs the world nothing.
 
+use shimai::model::state::DiskState;
+
 use crate::contents::BLOCK;
 use crate::fork::{Forked, Verdict, decode, verdict, verdict_if_promoted};
 use crate::machine::is_dirty;
@@ -70,7 +72,9 @@ impl World {
         };
         let missed = self.differing(volume).into_iter().find(|&block| !is_marked(self, block));
         if let Some(block) = missed {
-            let has_disks = (0..2).all(|node| self.facts(node, volume).is_some_and(|facts| facts.dirty.is_some()));
+            // While a disk is being attached its activity log has not been applied.
+            let is_attached = |node| self.facts(node, volume).is_some_and(|it| it.disk >= DiskState::Negotiating);
+            let has_disks = (0..2).all(is_attached);
             if has_disks && !self.watch.void {
                 let text = self.describe_block(volume, block);
                 self.fail("D4", format!("connected, block {block} differs and is dirty in neither bitmap: {text}"));
