@@ -238,7 +238,10 @@ impl Resource {
         if theirs.conn == C::Ahead {
             new.conn = C::Behind;
         }
-        if new.disk == DiskState::Negotiating && matches!(new.conn, C::Connected | C::WfBitMapS) {
+        // A word that the peer said before it heard of our disk decides nothing about it.
+        let comparable = theirs.disk >= DiskState::Negotiating && old.conn >= C::Connected;
+        let waits = comparable && self.peers[peer].volumes[volume].uuids.is_none();
+        if new.disk == DiskState::Negotiating && matches!(new.conn, C::Connected | C::WfBitMapS) && !waits {
             new.disk = self.volumes[volume].remembered;
         }
         if new.pdsk == DiskState::Unknown {

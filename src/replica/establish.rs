@@ -105,7 +105,7 @@ impl Establish {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let strangers = self.strangers.iter().map(|stranger| stranger.deadline).min();
-        // While a dial is under way the next one waits for its end, however late.
+        // While a dial is under way its end comes first.
         let dial_at = self.dial_at.filter(|_| !self.dialling);
         [dial_at, strangers].into_iter().flatten().min()
     }

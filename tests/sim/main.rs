@@ -20,6 +20,7 @@ mod machine;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod network;
+mod open;
 mod operator;
 mod oracle;
 mod profile;

@@ -10,6 +10,7 @@ use std::sync::{Mutex, Once, PoisonError};
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::open::{OPEN, is_open};
 use crate::profile::{Fault, MILLISECOND, Profile, SECOND, name};
 use crate::world::{Failure, Happening, World};
 
@@ -278,9 +279,19 @@ fn seeds_hold_every_law() {
     let default = if cfg!(debug_assertions) { 60 } else { 3000 };
     let seeds = setting("SHIMAI_SIM_SEEDS").unwrap_or(default);
     let before = processor_seconds();
-    let totals = run_many(base, seeds, Profile::draw, 20);
+    let totals = run_many(base, seeds, Profile::draw, 20 + OPEN.len());
     totals.report(processor_seconds() - before);
-    if let Some((seed, failure)) = totals.failures.first() {
+    let (open, new): (Vec<_>, Vec<_>) = totals.failures.iter().partition(|(seed, failure)| is_open(*seed, failure.law));
+    println!("{} seeds break a law that is known to be open (tests/sim/open.rs)", open.len());
+    let range = base..base + seeds;
+    let holds = |seed: &u64| !open.iter().any(|(failed, _)| failed == seed);
+    let settled: Vec<u64> =
+        OPEN.iter().map(|(seed, _)| *seed).filter(|seed| range.contains(seed) && holds(seed)).collect();
+    assert!(
+        !new.is_empty() || settled.is_empty(),
+        "these seeds hold every law now; take them off the list: {settled:?}"
+    );
+    if let Some((seed, failure)) = new.first() {
         explain(Profile::draw(*seed), false);
         panic!("seed {seed} breaks {}: {}", failure.law, failure.what);
     }
