@@ -304,9 +304,16 @@ impl Resource {
         };
         state.remembered = from_metadata;
         state.write_back_at = Some(now + WRITE_BACK_INTERVAL);
+        let reachable = (0..self.peers.len()).any(|peer| self.view(volume, peer).pdsk == DiskState::UpToDate);
+        if self.role == Role::Primary && !reachable && from_metadata < DiskState::UpToDate {
+            // Applications would read, and overwrite, data that is known to be old.
+            return self.fail_attach(volume, attach.command, StateRefusal::NoUpToDateDisk.into());
+        }
         if let Err(refusal) = self.may_show(volume) {
             return self.fail_attach(volume, attach.command, refusal);
         }
+        // The handshake compares what the peer sends in answer to our offer, not what it sent before.
+        (0..self.peers.len()).for_each(|peer| self.peers[peer].volumes[volume].uuids = None);
         let connected = (0..self.peers.len()).any(|peer| self.view(volume, peer).conn >= ConnectionState::Connected);
         let new = if connected { DiskState::Negotiating } else { from_metadata };
         self.set_disk_state(volume, new);

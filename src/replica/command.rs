@@ -43,7 +43,7 @@ impl Commands {
         }
     }
 
-    /// Takes a detach back; false if it has been answered already, because the disk went away by itself.
+    /// True if it was still waiting for its answer.
     pub(super) fn forget_detach(&mut self, id: CommandId) -> bool {
         let before = self.detaching.len();
         self.detaching.retain(|(_, waiting)| *waiting != id);

@@ -238,7 +238,10 @@ impl Resource {
         if theirs.conn == C::Ahead {
             new.conn = C::Behind;
         }
-        if new.disk == DiskState::Negotiating && matches!(new.conn, C::Connected | C::WfBitMapS) {
+        // A word that the peer said before it heard of our disk decides nothing about it.
+        let comparable = theirs.disk >= DiskState::Negotiating && old.conn >= C::Connected;
+        let waits = comparable && self.peers[peer].volumes[volume].uuids.is_none();
+        if new.disk == DiskState::Negotiating && matches!(new.conn, C::Connected | C::WfBitMapS) && !waits {
             new.disk = self.volumes[volume].remembered;
         }
         if new.pdsk == DiskState::Unknown {
@@ -249,7 +252,6 @@ impl Resource {
             // The handshake has compared: a resync brings what our disk missed.
             self.volumes[volume].left_behind = false;
         }
-        let was_negotiating = old.disk == DiskState::Negotiating;
         let openers = std::mem::take(&mut self.volumes[volume].openers);
         let changed = self.change(volume, peer, new, origin);
         self.volumes[volume].openers = openers;
@@ -265,7 +267,8 @@ impl Resource {
         let decided = self.view(volume, peer).conn;
         let peer_undecided = theirs.conn <= C::Connected && theirs.disk != DiskState::Negotiating;
         let we_want_sync = decided > C::Connected && peer_undecided;
-        let peer_attaches = theirs.disk == DiskState::Negotiating && !was_negotiating;
+        // It waits for our generations, also if our own disk was being attached at the same time.
+        let peer_attaches = theirs.disk == DiskState::Negotiating;
         if old.conn == C::Connected && (we_want_sync || peer_attaches) {
             // The peer decides on what we tell it now.
             self.send_uuids(volume, peer);

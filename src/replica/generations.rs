@@ -65,7 +65,11 @@ impl Resource {
                 self.begin_generation_after_sync(volume, peer);
             }
         }
-        if (alone_with_data || came_alone || took_over) && new.disk == DiskState::UpToDate && !mutant(6) {
+        // However it came about (the second volume of a resource learns of a role from the first).
+        let only_disk = somebody_writes
+            && !has_contents(new.pdsk)
+            && (new.role == Role::Primary || new.conn >= ConnectionState::Connected);
+        if (alone_with_data || came_alone || took_over || only_disk) && new.disk == DiskState::UpToDate && !mutant(6) {
             match self.door.on_replica_lost() {
                 OnLoss::GoOn => self.begin_generation_if_none(volume, peer),
             }

@@ -203,7 +203,7 @@ impl Resource {
     }
 
     /// Whether somebody reachable has current data.
-    fn reaches_data(&self, volume: usize) -> bool {
+    pub(super) fn reaches_data(&self, volume: usize) -> bool {
         let remote = (0..self.peers.len()).map(|peer| self.view(volume, peer));
         self.volumes[volume].disk_state == DiskState::UpToDate
             || remote.into_iter().any(|it| it.conn >= ConnectionState::Connected && it.pdsk == DiskState::UpToDate)

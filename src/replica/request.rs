@@ -165,6 +165,10 @@ impl Resource {
 
     fn begin_write(&mut self, id: RequestId, volume: usize, range: SectorRange, content: &Content, fua: bool) {
         let most = self.piece_sectors(volume, content);
+        if !self.reaches_data(volume) {
+            // A write into old data would be neither here nor there.
+            return self.reply(id, Err(RequestError::NoData));
+        }
         let pieces = range.sectors.div_ceil(most) as usize;
         if pieces == 0 {
             return self.reply(id, Ok(Vec::new()));

@@ -137,6 +137,7 @@ impl Resource {
         if let Agreement::Detach(id) = agreement
             && !self.commands.forget_detach(id)
         {
+            // The disk has gone by itself meanwhile, and the command is answered.
             return;
         }
         if matches!(agreement, Agreement::Promote(_)) {

@@ -6,11 +6,11 @@
 //!
 //! A *fork* is a copy of both disks whose power fails at once; it costs the world nothing.
 
-use crate::contents::BLOCK;
-use crate::fork::{Forked, Verdict, decode, verdict, verdict_if_promoted};
 use shimai::model::state::DiskState;
 
-use crate::machine::{Facts, is_dirty};
+use crate::contents::BLOCK;
+use crate::fork::{Forked, Verdict, decode, verdict, verdict_if_promoted};
+use crate::machine::is_dirty;
 use crate::profile::name;
 use crate::world::{Happening, World};
 
@@ -72,9 +72,9 @@ impl World {
         };
         let missed = self.differing(volume).into_iter().find(|&block| !is_marked(self, block));
         if let Some(block) = missed {
-            // A disk that is being attached has not told all its bits yet.
-            let is_read = |facts: Facts| facts.dirty.is_some() && facts.disk >= DiskState::Negotiating;
-            let has_disks = (0..2).all(|node| self.facts(node, volume).is_some_and(is_read));
+            // While a disk is being attached its activity log has not been applied.
+            let is_attached = |node| self.facts(node, volume).is_some_and(|it| it.disk >= DiskState::Negotiating);
+            let has_disks = (0..2).all(is_attached);
             if has_disks && !self.watch.void {
                 let text = self.describe_block(volume, block);
                 self.fail("D4", format!("connected, block {block} differs and is dirty in neither bitmap: {text}"));
