@@ -276,7 +276,7 @@ fn shrink(mut profile: Profile, mut failure: Failure) -> (Profile, Failure) {
 #[test]
 fn seeds_hold_every_law() {
     let base = setting("SHIMAI_SIM_BASE").unwrap_or(1);
-    let default = if cfg!(debug_assertions) { 60 } else { 3000 };
+    let default = if cfg!(debug_assertions) { 60 } else { 2000 };
     let seeds = setting("SHIMAI_SIM_SEEDS").unwrap_or(default);
     let before = processor_seconds();
     let totals = run_many(base, seeds, Profile::draw, 20 + OPEN.len());
