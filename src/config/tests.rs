@@ -223,14 +223,14 @@ fn two_volumes_never_share_a_disk() {
 #[test]
 fn lint_names_what_has_no_effect() {
     let config = good(&format!(
-        "resource r {{ net {{ after-sb-0pri discard-zero-changes; tcp-cork yes; }} handlers {{ split-brain x; }} {TWO} }}"
+        "resource r {{ net {{ verify-alg crc32c; tcp-cork yes; }} handlers {{ split-brain x; }} {TWO} }}"
     ));
     let lints: Vec<String> = config.lint().iter().map(ToString::to_string).collect();
     assert_eq!(
         lints,
         [
-            "main.conf:1:20: after-sb-0pri in section net has no effect yet",
-            "main.conf:1:83: handler split-brain is not called yet",
+            "main.conf:1:20: verify-alg in section net has no effect yet",
+            "main.conf:1:66: handler split-brain is not called yet",
         ]
     );
 }

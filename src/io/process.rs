@@ -261,13 +261,17 @@ mod tests {
 
     #[test]
     fn the_whole_group_is_killed_at_the_deadline() {
-        let command = Command::shell("sleep 100 & echo $!; wait", Duration::from_millis(200));
+        let command = Command::shell("sleep 100 & echo $!; wait", Duration::from_secs(2));
         let report = run(&command).unwrap();
         assert_eq!(report.exit, Exit::Deadline);
         let grandchild: i32 = String::from_utf8(report.output).unwrap().trim().parse().unwrap();
-        // Gone, or a zombie that waits for init.
-        let state = std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_else(|_| ") Z".into());
-        assert!(state.contains(") Z"), "{state}");
+        // Gone, or a zombie that waits for init; a busy kernel needs a moment for either.
+        let state = || std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_else(|_| ") Z".into());
+        let deadline = super::super::clock::now() + LONG;
+        while !state().contains(") Z") && super::super::clock::now() < deadline {
+            super::super::clock::pause(Duration::from_millis(1));
+        }
+        assert!(state().contains(") Z"), "{}", state());
     }
 
     #[test]
@@ -280,9 +284,9 @@ mod tests {
     #[test]
     fn a_background_child_is_not_waited_for() {
         let began = super::super::clock::now();
-        let report = run(&Command::shell("sleep 5 & echo done", LONG)).unwrap();
+        let report = run(&Command::shell("sleep 60 & echo done", LONG)).unwrap();
         assert_eq!(report.output, b"done\n");
-        assert!(super::super::clock::now().since(began) < Duration::from_secs(4));
+        assert!(super::super::clock::now().since(began) < Duration::from_secs(40));
     }
 
     #[test]
