@@ -65,7 +65,7 @@ fn a_peer_that_is_too_small_is_refused() {
     cluster.b.ok(&["down", RESOURCE]);
     make_sparse(&cluster.b.disks[0], 32 << 20);
     cluster.b.ok(&["create-md", "--force", RESOURCE]);
-    cluster.b.ok(&["up", RESOURCE]);
+    cluster.b.up();
     let seen = crate::harness::wait::until("the small disk is refused", LONG, || {
         let statuses = cluster.nodes().map(Node::status);
         let reasons: Vec<String> = statuses.iter().filter_map(|status| peer(status).reason.clone()).collect();
@@ -85,7 +85,7 @@ fn data_of_another_family_is_refused() {
         "set-gi",
         generations,
     ]));
-    cluster.b.ok(&["up", RESOURCE]);
+    cluster.b.up();
     let found = crate::harness::wait::until("somebody gives up", LONG, || {
         let found = cluster.nodes().into_iter().find(|node| is_stand_alone(&node.status()));
         found.ok_or("nobody is StandAlone")
@@ -142,7 +142,7 @@ fn a_torn_superblock_is_not_attached() {
     write_at(disk, offset + 0x3c, &[0xff, 0xff]);
     cluster.b.refused(&["up", RESOURCE], 10);
     write_at(disk, offset, &whole);
-    cluster.b.ok(&["up", RESOURCE]);
+    cluster.b.up();
     cluster.assert_in_sync_and_identical();
 }
 
@@ -158,7 +158,7 @@ fn a_corrupt_superblock_of_v09_is_not_attached() {
     write_at(disk, offset + 0x44, &[0x12, 0x34]);
     cluster.b.refused(&["up", RESOURCE], 10);
     write_at(disk, offset, &whole);
-    cluster.b.ok(&["up", RESOURCE]);
+    cluster.b.up();
     cluster.assert_in_sync_and_identical();
 }
 
@@ -179,7 +179,7 @@ fn a_lone_node_is_not_promoted_without_up_to_date_data() {
     let mut cluster = Cluster::new(Options::default());
     cluster.create_md();
     cluster.a.start();
-    cluster.a.ok(&["up", RESOURCE]);
+    cluster.a.up();
     wait_disk(&cluster.a, DiskState::Inconsistent);
     let sentence = cluster.a.refused(&["primary", RESOURCE], 17);
     assert!(sentence.contains("(-2) Need access to UpToDate data"), "{sentence}");

@@ -59,7 +59,7 @@ fn primary_returns(protocol: char) {
         ledger = load.died();
         cluster.b.wait("the Primary is missed", LONG, |status| !is_connected(status));
         cluster.a.start();
-        cluster.a.ok(&["up", RESOURCE]);
+        cluster.a.up();
         cluster.assert_in_sync_and_identical();
         let volume = peer(&cluster.a.status()).volumes[0].clone();
         let moved = volume.received_kib + volume.sent_kib;
@@ -89,7 +89,7 @@ fn failover(protocol: char) {
         let load_after = load(&cluster.b, &blocks, &mut dice, Ledger::default());
         load_after.wait_for(100 + dice.below(500));
         cluster.a.start();
-        cluster.a.ok(&["up", RESOURCE]);
+        cluster.a.up();
         load_after.wait_for(100 + dice.below(500));
         let newer = load_after.stop();
         cluster.assert_in_sync_and_identical();
@@ -125,7 +125,7 @@ fn secondary_returns(protocol: char) {
         cluster.a.wait("the Secondary is missed", LONG, |status| !is_connected(status));
         load.wait_for(200 + dice.below(1000));
         cluster.b.start();
-        cluster.b.ok(&["up", RESOURCE]);
+        cluster.b.up();
         load.wait_for(200 + dice.below(1000));
         ledger = load.stop();
         cluster.assert_in_sync_and_identical();

@@ -57,7 +57,7 @@ fn a_database_survives_the_death_of_the_primary() {
     drop(disk);
 
     cluster.a.start();
-    cluster.a.ok(&["up", RESOURCE]);
+    cluster.a.up();
     cluster.assert_in_sync_and_identical();
 }
 

@@ -17,7 +17,7 @@ fn fifteen_tebibytes_come_up_in_the_memory_of_the_bitmap() {
     cluster.a.ok(&["create-md", "--force", RESOURCE]);
     cluster.a.start();
     let begin = Instant::now();
-    cluster.a.ok(&["up", RESOURCE]);
+    cluster.a.up();
     let status = wait_disk(&cluster.a, DiskState::Inconsistent);
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(20), "{took:?}");

@@ -19,7 +19,7 @@ fn a_terminated_primary_ends_in_order_and_needs_no_resync() {
     cluster.wait_in_sync();
     assert_eq!(cluster.a.stop(), Some(0));
     cluster.a.start();
-    cluster.a.ok(&["up", RESOURCE]);
+    cluster.a.up();
     cluster.assert_in_sync_and_identical();
     let volume = peer(&cluster.a.status()).volumes[0].clone();
     assert_eq!((volume.received_kib, volume.sent_kib), (0, 0), "nothing was resynced");
@@ -62,7 +62,7 @@ fn a_daemon_starts_again_in_every_state() {
         nbd.write(mib << 20, &vec![mib as u8 + 1; 1 << 20]).expect("the write is done");
     }
     cluster.b.start();
-    cluster.b.ok(&["up", RESOURCE]);
+    cluster.b.up();
     // As the target in the middle of a resync, killed.
     cluster.b.wait("the resync runs", LONG, |status| {
         let volume = &peer(status).volumes[0];
@@ -70,7 +70,7 @@ fn a_daemon_starts_again_in_every_state() {
     });
     cluster.b.kill9();
     cluster.b.start();
-    cluster.b.ok(&["up", RESOURCE]);
+    cluster.b.up();
     // As the source in the middle of a resync, terminated.
     cluster.a.wait("the resync runs again", LONG, |status| {
         peer(status).volumes[0].replication == ConnectionState::SyncSource
@@ -79,7 +79,7 @@ fn a_daemon_starts_again_in_every_state() {
     assert_eq!(cluster.a.stop(), Some(0));
     wait_disk(&cluster.b, DiskState::Inconsistent);
     cluster.a.start();
-    cluster.a.ok(&["up", RESOURCE]);
+    cluster.a.up();
     cluster.assert_in_sync_and_identical();
 }
 
@@ -103,7 +103,7 @@ fn a_node_that_starts_alone_is_consistent_and_waits() {
     assert_eq!(cluster.a.stop(), Some(0));
     assert_eq!(cluster.b.stop(), Some(0));
     cluster.a.start();
-    cluster.a.ok(&["up", RESOURCE]);
+    cluster.a.up();
     let status = cluster.a.wait("attached", LONG, |status| status.volumes[0].disk >= DiskState::Outdated);
     assert!(
         status.volumes[0].disk >= DiskState::Consistent,
@@ -111,7 +111,7 @@ fn a_node_that_starts_alone_is_consistent_and_waits() {
         status.volumes[0].disk
     );
     cluster.b.start();
-    cluster.b.ok(&["up", RESOURCE]);
+    cluster.b.up();
     cluster.assert_in_sync_and_identical();
 }
 

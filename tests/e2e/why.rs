@@ -139,7 +139,7 @@ fn unrelated(cluster: &mut Cluster) {
     let mut drbdmeta = tool("drbdmeta");
     drbdmeta.args(["--force", "-", Format::V08.name()]).arg(&cluster.b.disks[0]);
     run(drbdmeta.args(["internal", "set-gi", generations]));
-    cluster.b.ok(&["up", RESOURCE]);
+    cluster.b.up();
 }
 
 fn blank_both(cluster: &mut Cluster) {
@@ -205,7 +205,7 @@ const ROWS: &[Row] = &[
     Row { name: "unrelated data", begin: unrelated,
         asked: Bravo, fact: "nrelated", command: "create-md --force data",
         before: |c| { c.b.ok(&["down", RESOURCE]); },
-        after: |c| { c.b.ok(&["up", RESOURCE]); connect_alpha_if_alone(c); } },
+        after: |c| { c.b.up(); connect_alpha_if_alone(c); } },
     Row { name: "blank disks", begin: blank_both,
         asked: Alpha, fact: "Inconsistent on both nodes", command: "primary --force data", before: nothing, after: nothing },
 ];

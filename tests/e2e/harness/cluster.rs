@@ -91,7 +91,7 @@ impl Cluster {
     /// Brings the resource up on both nodes.
     pub(crate) fn up(&self) {
         for node in self.nodes() {
-            node.ok(&["up", RESOURCE]);
+            node.up();
         }
     }
 

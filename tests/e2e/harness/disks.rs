@@ -1,8 +1,11 @@
 //! Backing files: made sparse, compared byte by byte outside the product.
 
+use super::wait::{SHORT, pause};
+use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Instant;
 
 /// Bytes compared at a time.
 const STEP: usize = 1 << 20;
@@ -11,6 +14,22 @@ const STEP: usize = 1 << 20;
 pub(crate) fn make_sparse(path: &Path, bytes: u64) {
     let file = File::create(path).expect("the folder is ours");
     file.set_len(bytes).expect("a sparse file can have any size");
+}
+
+/// Waits until nobody has the file locked, at most for a while.
+///
+/// The kernel takes the ring of a killed daemon apart after the process is gone, and closes the ring's files one after
+/// another with those of all other processes. A file that was deleted meanwhile gives its space back there, which on a
+/// slow disk holds up everybody's locks and ports for seconds. So files are deleted only when they are free.
+pub(crate) fn wait_until_free(path: &Path) {
+    let begin = Instant::now();
+    while begin.elapsed() < SHORT {
+        let Ok(file) = File::open(path) else { return };
+        if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+            return;
+        }
+        pause();
+    }
 }
 
 /// Where two files first differ within the first `bytes`, with the bytes there; `None` if nowhere.

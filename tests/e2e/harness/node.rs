@@ -1,9 +1,10 @@
 //! One side of the pair: its daemon, its `shimai`, its disks.
 
 use super::configuration::RESOURCE;
+use super::disks::wait_until_free;
 use super::network::inside;
 use super::tools::{ended, kill, spawn};
-use super::wait::{SHORT, until};
+use super::wait::{LONG, SHORT, until};
 use nix::sys::signal::{Signal, kill as signal};
 use nix::unistd::Pid;
 use shimai::control::status::ResourceStatus;
@@ -148,6 +149,19 @@ impl Node {
         answer.out
     }
 
+    /// Brings the resource up. What a killed daemon still holds is waited for, longer than the product itself does: on a
+    /// busy machine the kernel may take its time to close a dead process's files.
+    pub(crate) fn up(&self) {
+        until(&format!("{}: up", self.name), LONG, || {
+            let answer = self.shimai(&["up", RESOURCE]);
+            match answer.exit {
+                Some(0) => Ok(()),
+                _ if answer.err.contains("in use") => Err(answer.err),
+                _ => panic!("{}: shimai up: {answer:?}\n{}", self.name, self.log_tail()),
+            }
+        });
+    }
+
     /// Runs `shimai`, which must end with `exit`; what it complained.
     pub(crate) fn refused(&self, arguments: &[&str], exit: i32) -> String {
         let answer = self.shimai(arguments);
@@ -233,6 +247,7 @@ impl Drop for Node {
         if let Some(mut daemon) = self.daemon.take() {
             kill(&mut daemon);
         }
+        self.disks.iter().for_each(|disk| wait_until_free(disk));
         if std::thread::panicking() {
             eprintln!("{}", self.log_tail());
         }

@@ -30,6 +30,6 @@ pub(crate) fn until<T, S: Display>(what: &str, limit: Duration, mut look: impl F
 
 /// Lets others run between two looks.
 #[expect(clippy::disallowed_methods, reason = "the one pause: between two looks at a condition that has a deadline")]
-fn pause() {
+pub(super) fn pause() {
     std::thread::sleep(PAUSE);
 }
