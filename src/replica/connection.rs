@@ -266,6 +266,10 @@ impl Resource {
             }
         }
         self.regulate(peer);
+        // A bitmap that waited for the socket goes on.
+        for volume in 0..self.volumes.len() {
+            self.pump_bitmap(volume, peer);
+        }
     }
 
     pub(super) fn on_closed(&mut self, socket: SocketId, reason: &str) {
