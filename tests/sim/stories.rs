@@ -202,7 +202,10 @@ fn split_brain_ends_standalone() {
 fn resync_interrupted_resumes() {
     for seed in 50..56 {
         let mut story = Story::begin(seed, 8, false);
-        story.until("connected", |world| world.facts(0, 0).is_some_and(|facts| facts.is_connected()));
+        let is_fresh = |facts: crate::machine::Facts| {
+            facts.is_connected() && facts.disk == DiskState::Inconsistent && facts.peer_disk == DiskState::Inconsistent
+        };
+        story.until("both disks attached", |world| (0..2).all(|node| world.facts(node, 0).is_some_and(is_fresh)));
         story.promote(0, true);
         story.write(0, 100, 16);
         story.is_state(1, ConnectionState::SyncTarget);
