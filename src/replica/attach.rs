@@ -312,6 +312,13 @@ impl Resource {
         if let Err(refusal) = self.may_show(volume) {
             return self.fail_attach(volume, attach.command, refusal);
         }
+        for peer in 0..self.peers.len() {
+            // A bitmap id on the disk may be that of a resync which ended at the target after our last word from it.
+            let index = self.generation_index(volume, peer);
+            let disk = self.volumes[volume].disk.as_ref().expect("attached");
+            let counts = !disk.superblock.generations.bitmap[index].is_none();
+            self.peers[peer].volumes[volume].target_may_be_done |= counts;
+        }
         // The handshake compares what the peer sends in answer to our offer, not what it sent before.
         (0..self.peers.len()).for_each(|peer| self.peers[peer].volumes[volume].uuids = None);
         let connected = (0..self.peers.len()).any(|peer| self.view(volume, peer).conn >= ConnectionState::Connected);

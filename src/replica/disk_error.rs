@@ -111,6 +111,10 @@ impl Resource {
             self.set_disk_state(volume, DiskState::Failed);
             self.volumes[volume].reply_gate = None;
             self.on_disk_failed(volume);
+            for peer in (0..self.peers.len()).filter(|peer| !self.peers[*peer].receive.is_idle()).collect::<Vec<_>>() {
+                // Writes that were acknowledged may be lost with the disk's cache: their epochs must stay unconfirmed.
+                self.lose_connection(peer, ConnectionState::NetworkFailure, "the disk failed with the peer's writes on it");
+            }
         }
         self.release_if_drained(volume);
     }

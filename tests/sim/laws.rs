@@ -289,6 +289,10 @@ impl World {
         if new.dirty != old.and_then(|old| old.dirty) {
             self.on_bits_changed(node, volume, new);
         }
+        if new.is_in_sync() && self.watch.target[volume] == Some(node) {
+            // The target is done before the source hears of it.
+            self.oracle.adopt(volume, node);
+        }
         self.observe_pair(volume, node, new);
     }
 

@@ -13,6 +13,12 @@ impl World {
     pub(crate) fn send(&mut self, socket: SocketId, head: Bytes, payload: Option<Bytes>) {
         let Some((link, side)) = self.network.find(socket) else { return };
         self.hash = mix(self.hash ^ head.len() as u64 ^ payload.as_ref().map_or(0, |bytes| (bytes.len() as u64) << 20));
+        if self.verbose {
+            let node = self.network.links.get(&link).map_or(0, |link| link.ends[side].node);
+            let (bytes, start) =
+                (head.len() + payload.as_ref().map_or(0, Bytes::len), head.slice(..head.len().min(12)));
+            self.note(|| format!("{}: sends {bytes} bytes on socket {}: {start:02x?}", name(node), socket.0));
+        }
         self.network.send(link, side, [Some(head), payload]);
         self.pump(link, side);
     }

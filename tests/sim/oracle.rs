@@ -228,10 +228,15 @@ impl Oracle {
             .collect()
     }
 
+    /// A target holds what its source holds.
+    pub(crate) fn adopt(&mut self, volume: usize, target: usize) {
+        self.copies[volume][target].legal = self.copies[volume][1 - target].legal.clone();
+    }
+
     /// Both copies hold the same now: what is legal on one is legal on the other.
     pub(crate) fn unify(&mut self, volume: usize, target: Option<usize>, views: [&Contents; 2]) {
         match target {
-            Some(target) => self.copies[volume][target].legal = self.copies[volume][1 - target].legal.clone(),
+            Some(target) => self.adopt(volume, target),
             None => self.unify_by_contents(volume, views),
         }
         for copy in &mut self.copies[volume] {

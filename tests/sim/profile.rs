@@ -310,8 +310,9 @@ fn draw_peer(several_volumes: bool, rng: &mut Rng) -> PeerSettings {
         node_id: NodeId::new(0).expect("0 is a node id"),
         address_is_lower: true,
         protocol: ReplicationProtocol::C,
-        // Older versions know one volume; before 91 an interrupted resync may end in a refusal.
-        version_max: if several_volumes { 101 } else { *rng.pick(&[101, 101, 101, 101, 100, 96, 95, 91]) },
+        // Older versions know one volume; before 95 both ends of an empty resync finish by
+        // themselves, and before 91 an interrupted resync may end in a refusal.
+        version_max: if several_volumes { 101 } else { *rng.pick(&[101, 101, 101, 101, 100, 96, 95, 95]) },
         authentication: HmacAlgorithm::from_name("sha1").filter(|_| rng.chance(200)).map(|it| (it, b"secret".to_vec())),
         integrity: DigestAlgorithm::from_name("crc32c").filter(|_| rng.chance(150)),
         verify_alg: String::new(),
