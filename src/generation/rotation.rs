@@ -114,18 +114,63 @@ pub fn adopt_skip_initial_sync(set: &mut GenerationSet, peer: usize, peer_curren
     set.bitmap[peer] = GenerationId::NONE;
 }
 
-/// A resync from here begins: returns its id, which the peer must be sent, after the set is on disk. `random` is used
-/// where there is no bitmap id to derive it from.
-pub fn resync_started_source(set: &mut GenerationSet, peer: usize, random: u64, rules: HistoryRules) -> GenerationId {
+/// A resync from here to a disk of generation `target` begins: returns its id, which the peer must be sent, after the set
+/// is on disk. It is derived from what the bitmap counts from or, where there is no such generation, from the current one,
+/// so that the set tells that a resync has been begun: [`resync_may_have_ended`].
+///
+/// The bits of a resync cover whatever the target lacks, so the bitmap counts from the target's generation. DRBD 8.4 leaves
+/// there what was there; a target that never hears of the resync may then not be recognised after the next one.
+pub fn resync_started_source(
+    set: &mut GenerationSet,
+    peer: usize,
+    target: GenerationId,
+    rules: HistoryRules,
+) -> GenerationId {
+    if counts_from_another(set.bitmap[peer], set.current, target) {
+        retire_bitmap(set, peer, rules);
+        set.bitmap[peer] = target.with_primary_flag(false);
+    }
     let parent = set.bitmap[peer];
-    let sync_id = if parent.is_none() || parent.is_just_created() {
-        fresh(random)
-    } else {
-        GenerationId(parent.0.wrapping_add(GenerationId::SYNC_OFFSET))
-    };
+    let sync_id =
+        if parent.is_none() || parent.is_just_created() { orphan_sync_id(set.current) } else { derived(parent) };
     push(set, parent, rules);
     set.bitmap[peer] = sync_id;
     sync_id
+}
+
+/// Whether a bitmap counts from something else than what the target of a resync has.
+fn counts_from_another(bitmap: GenerationId, current: GenerationId, target: GenerationId) -> bool {
+    let known = target.is_none() || target.is_just_created() || target.same_as(current);
+    !known && !bitmap.same_as(target)
+}
+
+/// What the source of a resync under `sync_id` did to its set (`source`) when it began: see [`resync_started_source`].
+/// `target` is our generation. A source that does not do it (DRBD 8.4) derives the id from its own entry.
+pub fn follow_source_start(source: &mut Tuple, target: GenerationId, sync_id: GenerationId) {
+    if counts_from_another(source.bitmap, source.current, target) && sync_id.same_as(derived(target)) {
+        push_unchecked(&mut source.history, source.bitmap);
+        source.bitmap = target.with_primary_flag(false);
+    }
+}
+
+/// The id of a resync by a bitmap that counts from `parent`; as in DRBD, which looks for the distance.
+fn derived(parent: GenerationId) -> GenerationId {
+    GenerationId(parent.masked().wrapping_add(GenerationId::SYNC_OFFSET))
+}
+
+/// The id of a resync whose bitmap counts from nothing that has a name. DRBD takes a random one.
+fn orphan_sync_id(current: GenerationId) -> GenerationId {
+    let id = derived(derived(current));
+    if id.is_none() || id.is_just_created() { fresh(id.0) } else { id }
+}
+
+/// Whether a resync from here has been begun under the current generation, so that its target may have come to the end and
+/// hold that generation too, without our having heard of it.
+#[must_use]
+pub fn resync_may_have_ended(set: &GenerationSet, peer: usize) -> bool {
+    let bitmap = set.bitmap[peer];
+    let begun = [derived(set.history[0]), orphan_sync_id(set.current)];
+    !bitmap.is_none() && begun.into_iter().any(|id| id.same_as(bitmap))
 }
 
 /// A resync to here begins, under the id the peer sent. Our data is a mix from now on, which only this id names.

@@ -46,7 +46,8 @@ fn pairs() -> [(Node, Node); 3] {
 }
 
 fn start_resync(source: &mut Node, target: &mut Node) {
-    let sync_id = resync_started_source(&mut source.set, source.peer, 0x7777_7770, source.rules);
+    let current = target.set.current;
+    let sync_id = resync_started_source(&mut source.set, source.peer, current, source.rules);
     resync_started_target(&mut target.set, target.peer, sync_id, target.rules);
 }
 
@@ -105,12 +106,45 @@ fn whichever_packet_of_a_resync_is_lost_the_direction_stays() {
 
 #[test]
 fn undoing_a_start_gives_back_the_set_of_before() {
-    for (mut source, _) in pairs() {
+    for (mut source, target) in pairs() {
         source.lose_peer(0x2000);
         let before = source.tuple();
-        resync_started_source(&mut source.set, source.peer, 0, source.rules);
+        resync_started_source(&mut source.set, source.peer, target.set.current, source.rules);
         Repair::OwnStart.apply(&mut source.set, source.peer, source.rules, &mut Tuple::default());
         assert_eq!(source.tuple(), before);
+    }
+}
+
+#[test]
+fn a_target_that_hears_of_no_start_is_recognised_however_often_that_happens() {
+    for (mut source, target) in pairs() {
+        source.lose_peer(0x2000);
+        start_resync(&mut source, &mut target.clone());
+        // The source may have lost a target at the end of a resync: it goes on under new generations.
+        for random in [0x3000, 0x4000, 0x5000] {
+            new_current(&mut source.set, source.peer, random, true, source.rules);
+            let (strategy, _) = strategy(&source, &target);
+            assert!(matches!(strategy, Strategy::SourceFull | Strategy::SourceBitmap), "{strategy:?}");
+            start_resync(&mut source, &mut target.clone());
+            assert!(source.set.history[0].same_as(target.set.current));
+        }
+    }
+}
+
+#[test]
+fn a_resync_to_an_older_generation_ends_with_equal_sets() {
+    for (mut source, mut target) in pairs() {
+        source.lose_peer(0x2000);
+        start_resync(&mut source, &mut target.clone());
+        new_current(&mut source.set, source.peer, 0x3000, true, source.rules);
+        let (mut told, ended) = (source.tuple(), target.set.current);
+        start_resync(&mut source, &mut target);
+        follow_source_start(&mut told, ended, target.set.current);
+        resync_finished_target(&mut target.set, target.peer, &told, false, target.rules);
+        assert_eq!(strategy(&source, &target), (Strategy::SourceBitmap, Rule::SourceMissedFinish));
+        resync_finished_source(&mut source.set, source.peer, source.rules);
+        source.expect(0x3001, 0, [0x1000 + OFFSET, 0x1000]);
+        target.expect(0x3000, 0, [0x1000 + OFFSET, 0x1000]);
     }
 }
 

@@ -23,6 +23,7 @@ use super::volume::{Disk, Pending, WRITE_BACK_INTERVAL};
 use crate::activity_log::ActivityLog;
 use crate::bitmap::Bitmap;
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
+use crate::generation;
 use crate::metadata::METADATA_BLOCK_BYTES;
 use crate::metadata::activity_record::{Replay, initialised_block, replay, slots_limit};
 use crate::metadata::flags::{DeviceFlags, PeerFlags};
@@ -57,6 +58,8 @@ enum Stage {
     Bitmap { page: usize, replay: Replay },
     Replayed,
     LogEmptied,
+    /// Ready; the peer is comparing what it was told before.
+    HandshakeEnds,
 }
 
 /// A clean close under way.
@@ -112,6 +115,7 @@ impl Resource {
             Stage::Log(superblock, layout) => self.on_log_read(volume, command, facts, *superblock, layout, &bytes),
             Stage::Bitmap { page, replay } => self.on_bitmap_read(volume, command, facts, page, replay, &bytes),
             Stage::Replayed | Stage::LogEmptied => self.finish_log_reset(volume, command, facts),
+            Stage::HandshakeEnds => unreachable!("nothing is read any more"),
         }
     }
 
@@ -290,7 +294,12 @@ impl Resource {
 
     pub(super) fn finish_attach(&mut self, volume: usize) {
         // It may have failed while the superblock was being written.
-        let Some(attach) = self.volumes[volume].attach.take() else { return };
+        let Some(mut attach) = self.volumes[volume].attach.take() else { return };
+        if (0..self.peers.len()).any(|peer| self.is_shaking_hands(peer)) {
+            attach.stage = Stage::HandshakeEnds;
+            self.volumes[volume].attach = Some(attach);
+            return;
+        }
         let now = self.now;
         let state = &mut self.volumes[volume];
         let disk = state.disk.as_ref().expect("attached");
@@ -313,11 +322,10 @@ impl Resource {
             return self.fail_attach(volume, attach.command, refusal);
         }
         for peer in 0..self.peers.len() {
-            // A bitmap id on the disk may be that of a resync which ended at the target after our last word from it.
             let index = self.generation_index(volume, peer);
             let disk = self.volumes[volume].disk.as_ref().expect("attached");
-            let counts = !disk.superblock.generations.bitmap[index].is_none();
-            self.peers[peer].volumes[volume].target_may_be_done |= counts;
+            let may_be_done = generation::resync_may_have_ended(&disk.superblock.generations, index);
+            self.peers[peer].volumes[volume].target_may_be_done |= may_be_done;
         }
         // The handshake compares what the peer sends in answer to our offer, not what it sent before.
         (0..self.peers.len()).for_each(|peer| self.peers[peer].volumes[volume].uuids = None);
@@ -328,6 +336,13 @@ impl Resource {
             (0..self.peers.len()).for_each(|peer| self.send_attach_offer(volume, peer));
         }
         self.answer(attach.command, Ok(()));
+    }
+
+    /// Called at the end of each event: a disk that waited for a handshake comes in.
+    pub(super) fn settle_attach(&mut self, volume: usize) {
+        if self.volumes[volume].attach.as_ref().is_some_and(|attach| matches!(attach.stage, Stage::HandshakeEnds)) {
+            self.finish_attach(volume);
+        }
     }
 
     /// A diskless Primary shows its applications one generation; only that one may be attached.

@@ -47,10 +47,11 @@ impl Resource {
         if !matches!(self.peers[peer].connection, Connection::Establishing(_)) {
             return;
         }
-        let drained = self.is_drained(peer) && self.generations_are_durable();
+        let drained = self.is_drained(peer) && self.generations_are_durable() && self.commands.promotion.is_none();
         let Connection::Establishing(establish) = &mut self.peers[peer].connection else { return };
         step(establish, &mut steps);
-        // What the last connection brought must be on the disk before a new one compares generations.
+        // What the last connection brought must be on the disk before a new one compares generations, and nothing that it
+        // compares may be moving.
         let complete = establish.is_complete() && drained;
         if complete {
             let old = std::mem::replace(&mut self.peers[peer].connection, Connection::Off);
@@ -73,6 +74,11 @@ impl Resource {
         for peer in 0..self.peers.len() {
             self.establish(peer, |_, _| {});
         }
+    }
+
+    /// Whether both sides are comparing what they have: neither role nor disk may change meanwhile by anybody's wish.
+    pub(super) fn is_shaking_hands(&self, peer: usize) -> bool {
+        (0..self.volumes.len()).any(|volume| self.view(volume, peer).conn == ConnectionState::WfReportParams)
     }
 
     /// Whether what a handshake would tell of our disks is what they will say after a power loss.

@@ -94,6 +94,7 @@ impl Resource {
                 Ok(conn) => new.conn = conn,
                 Err(reason) => return self.refuse_handshake(volume, peer, theirs, reason),
             }
+            self.note_equal_generations(volume, peer);
         }
         self.take_state(volume, peer, old, new, theirs);
     }
@@ -169,6 +170,13 @@ impl Resource {
             self.repair(volume, peer, repair, &mut other);
         }
         Ok(self.begin_outcome(volume, peer, decision.outcome))
+    }
+
+    /// While the peer may hold our very generation and our bitmap counts from another, going on alone needs a new one.
+    fn note_equal_generations(&mut self, volume: usize, peer: usize) {
+        let (own, theirs) = (self.own_tuple(volume, peer), self.peer_tuple(volume, peer));
+        let equal = own.zip(theirs).is_some_and(|(own, theirs)| own.current.same_as(theirs.current));
+        self.peers[peer].volumes[volume].target_may_be_done = equal;
     }
 
     /// What the operator configured for a split brain. The words were compared with the peer's at the handshake.
@@ -259,7 +267,6 @@ impl Resource {
             return self.stand_alone(peer, &format!("{refusal}: the two nodes' states do not go together"));
         }
         if old.conn < C::Connected {
-            self.peers[peer].volumes[volume].target_may_be_done = false;
             self.peers[peer].reason = None;
             self.clear_discard_if_all_connected(peer);
             self.exchange_generations(volume, peer);

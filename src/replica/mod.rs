@@ -195,6 +195,7 @@ impl Resource {
             }
             for volume in 0..self.volumes.len() {
                 self.settle_disk(volume);
+                self.settle_attach(volume);
                 self.settle_blocked(volume);
             }
             self.settle_links();

@@ -184,15 +184,23 @@ impl Resource {
         }
         self.volumes[volume].peer_write_gate = None;
         for write in std::mem::take(&mut self.volumes[volume].gated_peer_writes) {
-            self.try_start_peer_write(write);
+            if self.peer_writes[write].started {
+                self.start_peer_write(write);
+            } else {
+                self.try_start_peer_write(write);
+            }
         }
     }
 
-    /// Everything it waited for is there: to the disk.
+    /// Everything it waited for is there: to the disk, unless a resync has begun while it waited for the log.
     pub(super) fn start_peer_write(&mut self, write: usize) {
         let state = &mut self.peer_writes[write];
         state.waiting_for_log = false;
         let (volume, range) = (state.volume, state.range);
+        if self.gate_holds_peer_writes(volume) {
+            self.volumes[volume].gated_peer_writes.push(write);
+            return;
+        }
         if !self.volumes[volume].has_disk() {
             let error = DiskError {
                 operation: "write",

@@ -25,6 +25,7 @@ pub(super) struct Promotion {
     /// A refusal for the peer's being Primary is tried once more after a sign of life.
     retried: bool,
     waiting_for_ping: bool,
+    /// The dead Primary's last writes, or a handshake, must come to their end first.
     waiting_for_drain: bool,
     /// Superblocks of forced generations that are not durable yet.
     superblocks_left: usize,
@@ -54,8 +55,9 @@ impl Resource {
     /// The rules, for every volume towards every peer.
     fn judge_promotion(&mut self) {
         let Some(mut promotion) = self.commands.promotion.clone() else { return };
-        if !(0..self.peers.len()).all(|peer| self.is_drained(peer)) {
-            // The dead Primary's last writes must be on the disk before ours.
+        let handshakes = (0..self.peers.len()).any(|peer| self.is_shaking_hands(peer));
+        if handshakes || !(0..self.peers.len()).all(|peer| self.is_drained(peer)) {
+            // The dead Primary's last writes must be on the disk before ours; and what a handshake compares must not move.
             promotion.waiting_for_drain = true;
             self.commands.promotion = Some(promotion);
             return;

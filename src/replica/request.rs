@@ -115,6 +115,12 @@ impl Resource {
 
     /// Whether no request may begin now.
     pub(super) fn is_blocked(&self, volume: usize) -> bool {
+        self.suspended || self.suspended_no_data || self.promotion_is_pending(volume) || self.is_undecided(volume)
+    }
+
+    /// Whether nobody may write now because it is being decided (or made durable) whose data counts. Holds also for writes
+    /// that began before and waited for their sectors or the log.
+    fn is_undecided(&self, volume: usize) -> bool {
         let state = &self.volumes[volume];
         let undecided = matches!(state.disk_state, DiskState::Attaching | DiskState::Negotiating);
         let exchanging = (0..self.peers.len()).any(|peer| {
@@ -123,15 +129,15 @@ impl Resource {
                 || (view.conn == ConnectionState::WfBitMapS && self.version(peer) < 96)
         });
         let target_is_pending = self.gate_holds_peer_writes(volume);
-        target_is_pending
-            || self.suspended
-            || self.suspended_no_data
-            || undecided
-            || exchanging
-            || self.promotion_is_pending(volume)
+        target_is_pending || undecided || exchanging
     }
 
     pub(super) fn settle_blocked(&mut self, volume: usize) {
+        if !self.volumes[volume].postponed.is_empty() && !self.is_undecided(volume) {
+            for write in std::mem::take(&mut self.volumes[volume].postponed) {
+                self.resume_postponed(write);
+            }
+        }
         while !self.volumes[volume].blocked.is_empty() && !self.is_blocked(volume) {
             let request = self.volumes[volume].blocked.pop_front().expect("just seen");
             self.begin_request(request);
@@ -220,7 +226,7 @@ impl Resource {
     /// Its sectors are free: make its extents hot, or wait for that.
     pub(super) fn admit_write(&mut self, write: usize) {
         let (volume, range) = (self.writes[write].volume, self.writes[write].range);
-        if !self.volumes[volume].has_disk() {
+        if !self.volumes[volume].has_disk() || self.is_undecided(volume) {
             return self.submit_write(write);
         }
         if self.begin_activity(volume, super::activity::token_of_write(write), range) {
@@ -231,10 +237,26 @@ impl Resource {
         }
     }
 
+    /// It has been decided whose data counts. The disk in whose log it was pinned may have gone meanwhile.
+    fn resume_postponed(&mut self, write: usize) {
+        let Write { volume, pin, .. } = self.writes[write];
+        let incarnation = self.volumes[volume].disk.as_ref().map(|disk| disk.incarnation);
+        if pin.is_some() && pin == incarnation {
+            self.submit_write(write);
+        } else {
+            self.writes[write].pin = None;
+            self.admit_write(write);
+        }
+    }
+
     /// Everything it waited for is there: to the disk and to the peers.
     pub(super) fn submit_write(&mut self, write: usize) {
         let Write { volume, range, .. } = self.writes[write];
         self.writes[write].waiting_for_log = false;
+        if self.is_undecided(volume) {
+            self.volumes[volume].postponed.push(write);
+            return;
+        }
         self.volumes[volume].writes_running += 1;
         for peer in 0..self.peers.len() {
             self.submit_to_peer(write, volume, peer, range);
@@ -259,11 +281,6 @@ impl Resource {
         }
         let newly = self.mark_out_of_sync(volume, range);
         if view.announces_out_of_sync() && newly > 0 {
-            if self.version(peer) < 96 {
-                // It was let in before the bitmaps were exchanged and waited for the log; the peer cannot be told of its bits.
-                let reason = "a write came between the bitmaps";
-                return self.lose_connection(peer, ConnectionState::NetworkFailure, reason);
-            }
             self.send_out_of_sync(volume, peer, range);
         }
     }

@@ -47,11 +47,14 @@ impl Resource {
         if !matches!(conn, ConnectionState::WfBitMapS | ConnectionState::StartingSyncS) {
             return;
         }
-        let (rules, index, random) =
-            (self.history_rules(volume), self.generation_index(volume, peer), self.random.next_u64());
+        let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
+        let target = self.peer_tuple(volume, peer).map(|tuple| tuple.current).unwrap_or_default();
         let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
-        self.peers[peer].volumes[volume].unheard_equal_start = disk.superblock.generations.bitmap[index].is_none();
-        generation::resync_started_source(&mut disk.superblock.generations, index, random, rules);
+        let generations = &mut disk.superblock.generations;
+        let known = target.is_none() || target.is_just_created() || target.same_as(generations.current);
+        let equal = generations.bitmap[index].is_none() && known;
+        generation::resync_started_source(generations, index, target, rules);
+        self.peers[peer].volumes[volume].unheard_equal_start = equal;
         self.after_superblock(volume, Then::SourceReady(peer));
     }
 
@@ -91,7 +94,9 @@ impl Resource {
             let reason = format!("more than {READS_MAX} resync requests outstanding");
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         }
+        // It has taken the resync's id, durably: nothing else is its current generation now.
         self.peers[peer].volumes[volume].unheard_equal_start = false;
+        self.peers[peer].volumes[volume].target_may_be_done = false;
         if self.volumes[volume].disk_state != DiskState::UpToDate {
             return self.refuse_source_read(volume, peer, range, request.block_id);
         }

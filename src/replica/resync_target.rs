@@ -80,8 +80,14 @@ impl Resource {
             allowance: 0,
             ending: false,
         };
+        let source = self.peer_tuple(volume, peer);
         let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
-        generation::resync_started_target(&mut disk.superblock.generations, index, id, rules);
+        let generations = &mut disk.superblock.generations;
+        if let (Some(mut source), Some(uuids)) = (source, self.peers[peer].volumes[volume].uuids.as_mut()) {
+            generation::follow_source_start(&mut source, generations.current, id);
+            (uuids.bitmap, uuids.history) = (source.bitmap, source.history);
+        }
+        generation::resync_started_target(generations, index, id, rules);
         self.peers[peer].volumes[volume].resync = Some(Resync::new(self.now, total, Side::Target(Box::new(target))));
         // Inconsistent even if it is paused: the source's applications write here from now on.
         self.change_fact(

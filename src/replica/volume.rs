@@ -110,6 +110,8 @@ pub(super) struct Volume {
     pub(super) conflicts: Conflicts<Owner>,
     /// Requests that may not begin now, oldest first.
     pub(super) blocked: VecDeque<Request>,
+    /// Writes that began before a handshake or a resync forbade it, and have not been submitted.
+    pub(super) postponed: Vec<usize>,
     /// Writes whose reply waits for a new generation (or the door), oldest first.
     pub(super) frozen: Vec<super::completion::Frozen>,
     /// The generation that must be durable before a reply leaves: a version of the superblock.
@@ -145,6 +147,7 @@ impl Volume {
             remembered: DiskState::Diskless,
             conflicts: Conflicts::new(),
             blocked: VecDeque::new(),
+            postponed: Vec::new(),
             frozen: Vec::new(),
             reply_gate: None,
             promotion_gate: None,

@@ -289,7 +289,8 @@ impl World {
         if new.dirty != old.and_then(|old| old.dirty) {
             self.on_bits_changed(node, volume, new);
         }
-        if new.is_in_sync() && self.watch.target[volume] == Some(node) {
+        let came_in_sync = new.is_in_sync() && !old.is_some_and(|old| old.is_in_sync());
+        if came_in_sync && self.watch.target[volume] == Some(node) {
             // The target is done before the source hears of it.
             self.oracle.adopt(volume, node);
         }
