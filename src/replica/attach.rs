@@ -412,8 +412,15 @@ impl Resource {
 
     /// Gives a good disk back: everything in order, so that anybody can attach it.
     pub(super) fn begin_close(&mut self, volume: usize) {
-        if let Some(disk) = self.volumes[volume].disk.as_mut().filter(|disk| disk.closing.is_none()) {
+        let unfinished = self.volumes[volume].attach.take();
+        // Before its end the log may name extents that are not in the bitmap yet: it must stay as it is.
+        let ready = unfinished.as_ref().is_none_or(|attach| matches!(attach.stage, Stage::HandshakeEnds));
+        if let Some(disk) = self.volumes[volume].disk.as_mut().filter(|disk| ready && disk.closing.is_none()) {
             disk.closing = Some(Closing::Draining);
+        }
+        if let Some(attach) = unfinished {
+            let refusal = Refusal::state(StateRefusal::InTransientState, "the disk was detached while it was attached");
+            self.answer(attach.command, Err(refusal));
         }
         self.set_disk_state(volume, DiskState::Failed);
         self.on_disk_failed(volume);

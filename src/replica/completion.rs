@@ -19,6 +19,8 @@ use crate::wire::packet::ReplicationProtocol;
 pub(super) enum Frozen {
     Write(usize),
     Flush(usize),
+    /// A piece of a read that no copy could answer, by its key.
+    Read(usize),
 }
 
 impl Resource {
@@ -71,14 +73,32 @@ impl Resource {
         if !(0..self.peers.len()).all(|peer| self.net_is_complete(write, peer)) {
             return;
         }
-        let volume = state.volume;
-        if self.gate_is_open(volume) {
-            self.complete_write(write);
+        let (volume, starved) = (state.volume, state.starved);
+        let starves = self.suspended_no_data && !self.is_saved(write);
+        if starves || !self.gate_is_open(volume) {
+            let state = &mut self.writes[write];
+            state.frozen = true;
+            state.starved |= starves;
+            self.volumes[volume].frozen.push(Frozen::Write(write));
+        } else if starved && !self.is_saved(write) && self.reaches_data(volume) {
+            self.restart_write(write);
             self.retire(write);
         } else {
-            self.writes[write].frozen = true;
-            self.volumes[volume].frozen.push(Frozen::Write(write));
+            self.complete_write(write);
+            self.retire(write);
         }
+    }
+
+    /// Whether a copy that counts has the write. One in the midst of a resync is nobody's to read, and one that we cannot
+    /// reach may be overruled by ours when we meet again: alone they save nothing.
+    fn is_saved(&self, write: usize) -> bool {
+        let state = &self.writes[write];
+        let own = self.volumes[state.volume].disk_state == DiskState::UpToDate;
+        let on_peer = |peer: usize| {
+            matches!(state.net[peer], Net::Written | Net::Accepted)
+                && self.view(state.volume, peer).pdsk == DiskState::UpToDate
+        };
+        (state.local == Local::Done && own) || (0..self.peers.len()).any(on_peer)
     }
 
     /// Whether replies may leave: the generation they need is durable, nothing is suspended, the door is open.
@@ -109,6 +129,7 @@ impl Resource {
                     self.retire(write);
                 }
                 Frozen::Flush(flush) => self.try_complete_flush(volume, flush),
+                Frozen::Read(key) => self.restart_read(key),
             }
         }
     }
@@ -117,20 +138,10 @@ impl Resource {
         let state = &mut self.writes[write];
         state.completed = true;
         let (volume, parent) = (state.volume, state.parent);
-        let local = state.local == Local::Done;
-        let on_peer = state.net.map(|net| matches!(net, Net::Written | Net::Accepted));
-        // A copy in the midst of a resync is nobody's to read, and one that we cannot reach may be overruled by ours when we
-        // meet again: alone it saves nothing.
-        let remote = on_peer
-            .into_iter()
-            .enumerate()
-            .take(self.peers.len())
-            .any(|(peer, has_it)| has_it && self.view(volume, peer).pdsk == DiskState::UpToDate);
+        let saved = self.is_saved(write);
         let state = &mut self.writes[write];
         let held = state.held.take().expect("a running write holds its interval");
         let epochs = state.epoch;
-        // A disk that failed before the generation was durable does not count.
-        let saved = remote || (local && self.volumes[volume].has_disk());
         self.volumes[volume].writes_running -= 1;
         self.release_interval(volume, held);
         for (peer, epoch) in epochs.into_iter().enumerate().take(self.peers.len()) {

@@ -7,10 +7,12 @@
 use super::Resource;
 use super::action::{Area, DiskOperation, RequestError};
 use super::completion::Frozen;
+use super::event::{Request, RequestKind};
 use super::mutant;
 use super::settings::PEERS_MAX;
 use super::volume::Pending;
 use crate::model::ids::RequestId;
+use crate::model::state::DiskState;
 use crate::wire::packet::ReplicationProtocol;
 
 /// A flush under way.
@@ -22,6 +24,8 @@ pub(super) struct Flush {
     /// Epochs before this number must be confirmed.
     epochs: [u64; PEERS_MAX],
     frozen: bool,
+    /// Frozen because no copy that counts could be asked.
+    starved: bool,
 }
 
 impl Resource {
@@ -35,7 +39,7 @@ impl Resource {
         }
         let has_disk = self.volumes[volume].has_disk();
         let local_running = has_disk && !Self::skips_local_flush();
-        let flush = Flush { id, local_running, failed: false, epochs, frozen: false };
+        let flush = Flush { id, local_running, failed: false, epochs, frozen: false, starved: false };
         let flush = self.volumes[volume].flushes.insert(flush);
         if local_running {
             let operation = DiskOperation::Flush { area: Area::Data };
@@ -79,16 +83,25 @@ impl Resource {
         if state.frozen || state.local_running || !confirmed {
             return;
         }
-        if !self.gate_is_open(volume) {
-            self.volumes[volume].flushes[flush].frozen = true;
+        // With the local disk gone, the peer's copy is the good one; without any copy nothing is stable.
+        let peer_has_it = (0..self.peers.len()).any(|peer| self.view(volume, peer).replicates());
+        let local_has_it = self.volumes[volume].disk_state == DiskState::UpToDate && !state.failed;
+        let (saved, starved) = (local_has_it || peer_has_it, state.starved);
+        let starves = self.suspended_no_data && !saved;
+        if starves || !self.gate_is_open(volume) {
+            let state = &mut self.volumes[volume].flushes[flush];
+            state.frozen = true;
+            state.starved |= starves;
             self.volumes[volume].frozen.push(Frozen::Flush(flush));
             return;
         }
         let state = self.volumes[volume].flushes.remove(flush);
-        // With the local disk gone, the peer's copy is the good one; without any copy nothing is stable.
-        let peer_has_it = (0..self.peers.len()).any(|peer| self.view(volume, peer).replicates());
-        let local_has_it = self.volumes[volume].has_disk() && !state.failed;
-        let result = if local_has_it || peer_has_it { Ok(Vec::new()) } else { Err(RequestError::Disk) };
+        if starved && self.reaches_data(volume) {
+            // Once more from the door: a handshake may be under way.
+            let request = Request { id: state.id, volume, kind: RequestKind::Flush };
+            return self.volumes[volume].blocked.push_front(request);
+        }
+        let result = if saved { Ok(Vec::new()) } else { Err(RequestError::Disk) };
         self.reply(state.id, result);
     }
 }

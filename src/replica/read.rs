@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::Resource;
 use super::action::{Area, DiskOperation, RequestError};
+use super::completion::Frozen;
 use super::event::DiskError;
 use super::volume::Pending;
 use crate::model::ids::RequestId;
@@ -114,8 +115,25 @@ impl Resource {
             let request = BlockRequest { sector: range.start, block_id, bytes: range.bytes() as u32 };
             return self.send(peer, Stream::Data, volume, &Packet::DataRequest(request));
         }
+        if self.suspended_no_data {
+            self.volumes[volume].frozen.push(Frozen::Read(key(read, piece)));
+            return;
+        }
         let error = if local_failed || remote_failed { RequestError::Disk } else { RequestError::NoData };
         self.end_piece(read, piece, Err(error));
+    }
+
+    /// It waited for data: every copy that can be reached now is asked anew.
+    pub(super) fn restart_read(&mut self, key: usize) {
+        let (read, piece) = (key >> 12, key & 0xfff);
+        if self.suspended_no_data {
+            let volume = self.reads[read].volume;
+            self.volumes[volume].frozen.push(Frozen::Read(key));
+            return;
+        }
+        let (_, _, local_failed, remote_failed) = &mut self.reads[read].pieces[piece];
+        (*local_failed, *remote_failed) = (false, false);
+        self.start_piece(read, piece);
     }
 
     pub(super) fn on_local_read(&mut self, key: usize, result: Result<Bytes, DiskError>) {

@@ -95,6 +95,29 @@ pub(super) struct Write {
     pub(super) completed: bool,
     /// Waits in `frozen`.
     pub(super) frozen: bool,
+    /// It waits there because no copy that counts could take it.
+    pub(super) starved: bool,
+}
+
+impl Write {
+    fn new(parent: usize, volume: usize, range: SectorRange, content: Content, fua: bool) -> Self {
+        Self {
+            parent,
+            volume,
+            range,
+            content,
+            fua,
+            held: None,
+            local: Local::Waiting,
+            net: [Net::NotSent; PEERS_MAX],
+            epoch: [None; PEERS_MAX],
+            pin: None,
+            waiting_for_log: false,
+            completed: false,
+            frozen: false,
+            starved: false,
+        }
+    }
 }
 
 impl Resource {
@@ -201,26 +224,24 @@ impl Resource {
     }
 
     fn begin_piece(&mut self, parent: usize, volume: usize, range: SectorRange, content: Content, fua: bool) {
-        let write = self.writes.insert(Write {
-            parent,
-            volume,
-            range,
-            content,
-            fua,
-            held: None,
-            local: Local::Waiting,
-            net: [Net::NotSent; PEERS_MAX],
-            epoch: [None; PEERS_MAX],
-            pin: None,
-            waiting_for_log: false,
-            completed: false,
-            frozen: false,
-        });
+        let write = self.writes.insert(Write::new(parent, volume, range, content, fua));
         let (held, now) = self.volumes[volume].conflicts.hold(range, Kind::LocalWrite, Owner::Write(write));
         self.writes[write].held = Some(held);
         if now {
             self.admit_write(write);
         }
+    }
+
+    /// Nobody could take it, now somebody can: the same again, in the same place among the others. What is left of the first
+    /// attempt goes when its epoch is confirmed.
+    pub(super) fn restart_write(&mut self, old: usize) {
+        let state = &mut self.writes[old];
+        let mut again = Write::new(state.parent, state.volume, state.range, state.content.clone(), state.fua);
+        again.held = state.held.take();
+        state.completed = true;
+        self.volumes[again.volume].writes_running -= 1;
+        let write = self.writes.insert(again);
+        self.admit_write(write);
     }
 
     /// Its sectors are free: make its extents hot, or wait for that.

@@ -24,7 +24,7 @@ use crate::profile::{Fault, MICROSECOND, Profile, SECOND, name};
 use crate::rng::{Rng, mix};
 
 /// Lines of the timeline that are kept.
-const TIMELINE_MAX: usize = 100_000;
+const TIMELINE_MAX: usize = 2_000_000;
 /// Events at one instant that mean the machine spins.
 const SPIN_MAX: u32 = 20_000;
 
