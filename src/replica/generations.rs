@@ -52,7 +52,7 @@ impl Resource {
             && (old.peer != Role::Primary || old.conn < ConnectionState::Connected)
             && new.peer == Role::Primary;
         if old.disk >= DiskState::Inconsistent && new.disk <= DiskState::Failed {
-            self.expose(volume, peer);
+            self.expose(volume, peer, old.disk);
         }
         let gone = new.conn < ConnectionState::Connected || new.pdsk <= DiskState::Failed;
         if old.conn >= ConnectionState::Connected && old.pdsk > DiskState::Failed && gone {
@@ -76,9 +76,14 @@ impl Resource {
         }
     }
 
-    /// What applications have seen last, now that the disk is gone: a generation that was still on its way to the disk has
-    /// never been answered under, so its parent counts.
-    fn expose(&mut self, volume: usize, peer: usize) {
+    /// What applications have seen last, now that the disk (which was worth `old`) is gone. Next to a disk that was being
+    /// synced it was the source's data. A generation that was still on its way to the disk has never been answered under, so
+    /// its parent counts.
+    fn expose(&mut self, volume: usize, peer: usize, old: DiskState) {
+        if old != DiskState::UpToDate {
+            self.volumes[volume].exposed = self.peer_tuple(volume, peer).map(|it| it.current).unwrap_or_default();
+            return;
+        }
         let index = self.generation_index(volume, peer);
         let state = &mut self.volumes[volume];
         let Some(disk) = state.disk.as_ref() else { return };

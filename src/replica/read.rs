@@ -22,6 +22,8 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// What a piece has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
+    /// Nobody has been asked, or everybody in vain.
+    Waiting,
     Local,
     Remote(usize),
     Done(Bytes),
@@ -51,7 +53,7 @@ impl Resource {
             .map(|number| {
                 let start = range.start.0 + number * most;
                 let piece = SectorRange { start: Sector(start), sectors: most.min(range.end().0 - start) };
-                (piece, Piece::Local, false, false)
+                (piece, Piece::Waiting, false, false)
             })
             .collect();
         if pieces.is_empty() {
@@ -115,6 +117,7 @@ impl Resource {
             let request = BlockRequest { sector: range.start, block_id, bytes: range.bytes() as u32 };
             return self.send(peer, Stream::Data, volume, &Packet::DataRequest(request));
         }
+        self.reads[read].pieces[piece].1 = Piece::Waiting;
         if self.suspended_no_data {
             self.volumes[volume].frozen.push(Frozen::Read(key(read, piece)));
             return;
@@ -210,7 +213,7 @@ impl Resource {
         let state = self.reads.remove(read);
         let bytes = state.pieces.into_iter().map(|(_, piece, _, _)| match piece {
             Piece::Done(bytes) => bytes,
-            Piece::Local | Piece::Remote(_) => unreachable!("all pieces have ended"),
+            Piece::Waiting | Piece::Local | Piece::Remote(_) => unreachable!("all pieces have ended"),
         });
         let result = state.failed.map_or_else(|| Ok(bytes.collect()), Err);
         self.reply(state.id, result);

@@ -233,6 +233,16 @@ impl World {
             }
         }
         self.command(node, Command::Secondary);
+        let starves = |world: &Self, volume| {
+            world.facts(node, volume).is_some_and(|facts| {
+                let served = facts.is_connected() && facts.peer_disk == DiskState::UpToDate;
+                facts.disk != DiskState::UpToDate && !served
+            })
+        };
+        if (0..self.volumes()).any(|volume| starves(self, volume)) {
+            // What is frozen for want of data would keep it Primary for ever.
+            self.command(node, Command::ResumeIo);
+        }
     }
 
     fn follow_plan(&mut self) {
