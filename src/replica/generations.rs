@@ -71,7 +71,10 @@ impl Resource {
             && (new.role == Role::Primary || new.conn >= ConnectionState::Connected);
         if (alone_with_data || came_alone || took_over || only_disk) && new.disk == DiskState::UpToDate && !mutant(6) {
             match self.door.on_replica_lost() {
-                OnLoss::GoOn => self.begin_generation_if_none(volume, peer),
+                OnLoss::GoOn => {
+                    self.begin_generation_after_sync(volume, peer);
+                    self.begin_generation_if_none(volume, peer);
+                }
             }
         }
     }
