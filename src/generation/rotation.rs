@@ -118,15 +118,19 @@ pub fn adopt_skip_initial_sync(set: &mut GenerationSet, peer: usize, peer_curren
 /// is on disk. It is derived from what the bitmap counts from or, where there is no such generation, from the current one,
 /// so that the set tells that a resync has been begun: [`resync_may_have_ended`].
 ///
-/// The bits of a resync cover whatever the target lacks, so the bitmap counts from the target's generation. DRBD 8.4 leaves
-/// there what was there; a target that never hears of the resync may then not be recognised after the next one.
+/// The bits of a resync cover whatever the target lacks, so the bitmap counts from the target's generation if that is one of
+/// those we once had. DRBD 8.4 leaves there what was there; a target that never hears of the resync may then not be
+/// recognised after the next one.
 pub fn resync_started_source(
     set: &mut GenerationSet,
     peer: usize,
     target: GenerationId,
     rules: HistoryRules,
 ) -> GenerationId {
-    if counts_from_another(set.bitmap[peer], set.current, target) {
+    // After a split brain that somebody solved the target's is a strange generation: then 8.4's way is kept, so that the
+    // question is asked anew if the target never hears.
+    let known = set.history[..2].iter().any(|id| id.same_as(target));
+    if known && counts_from_another(set.bitmap[peer], set.current, target) {
         retire_bitmap(set, peer, rules);
         set.bitmap[peer] = target.with_primary_flag(false);
     }
