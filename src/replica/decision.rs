@@ -157,6 +157,8 @@ impl Resource {
         let decision =
             generation::decide(verdict, (&own, own_disk), (&other, theirs.disk), &context, &self.policies(peer));
         let number = self.volumes[volume].settings.number;
+        self.log(LogLevel::Info, format!("volume {number}: self {own}"));
+        self.log(LogLevel::Info, format!("volume {number}: peer {other}"));
         self.log(LogLevel::Info, format!("volume {number}: {verdict}: {}", decision.sentence()));
         if let Outcome::Refuse(reason) = decision.outcome {
             return Err(reason);
