@@ -106,6 +106,15 @@ fn both_went_on_is_a_split_brain() {
 }
 
 #[test]
+fn a_split_brain_stays_one_when_the_start_of_its_solution_is_lost() {
+    let (split, solving) = ([A, B, 0, 0], [C, B + OFFSET, B, D]);
+    let verdict = case(split, solving, Strategy::SplitBrainRecoverable, Rule::PeerStartedSolving);
+    assert_eq!(verdict.repair, Some(Repair::PeerStart));
+    let verdict = case(solving, split, Strategy::SplitBrainRecoverable, Rule::SelfStartedSolving);
+    assert_eq!(verdict.repair, Some(Repair::OwnStart));
+}
+
+#[test]
 fn metadata_in_a_circle_is_a_split_brain_and_not_two_targets() {
     case([A, B, 0, 0], [B, A, 0, 0], Strategy::SplitBrain, Rule::Contradiction);
     case([A, 0, B, 0], [B, A, 0, 0], Strategy::SplitBrain, Rule::Contradiction);
@@ -125,7 +134,7 @@ fn rules_about_lost_packets_need_protocol_91() {
 fn verdicts_read_as_in_the_kernel_log() {
     let verdict = compare(&tuple([A, B, 0, 0]), &tuple([B, 0, 0, 0]), &CONTEXT);
     assert_eq!(verdict.to_string(), "uuid_compare()=1 by rule BitmapSelf (70)");
-    assert_eq!(Rule::ALL.len(), 22);
+    assert_eq!(Rule::ALL.len(), 24);
 }
 
 /// Every pair of tuples over a small alphabet, at each version where a rule changes.
