@@ -4,7 +4,7 @@
 //! fresh disks    10 20 30
 //! equal current  34..37 an end of a resync was lost     40 41 a Primary crashed, or nothing happened
 //! else           50 51 60 the peer is newer             70 71 80 we are newer: the same questions, sides exchanged
-//!                90 91 92 100 both went on, or strangers
+//!                90 91 92 100 101 both went on, or strangers
 //! ```
 //!
 //! Each rung either asks something symmetric or is paired with its mirror, so `compare(a, b)` and `compare(b, a)` name
@@ -176,5 +176,17 @@ fn compare_unordered(own: &Tuple, peer: &Tuple, context: &Context) -> Verdict {
     if own.history.iter().any(|id| peer.history.iter().any(|other| other.same_as(*id))) {
         return plain(Strategy::SplitBrain, Rule::HistoryBoth);
     }
+    if have_common_ancestor(own, peer) {
+        return plain(Strategy::SplitBrain, Rule::AncestorBoth);
+    }
     plain(Strategy::Unrelated, Rule::NothingInCommon)
+}
+
+/// Whether one side's bitmap counts from a generation that the other knows too.
+fn have_common_ancestor(own: &Tuple, peer: &Tuple) -> bool {
+    let knows = |tuple: &Tuple, id: GenerationId| {
+        let means_something = !id.is_none() && !id.is_just_created();
+        means_something && (tuple.bitmap.same_as(id) || tuple.history.iter().any(|known| known.same_as(id)))
+    };
+    knows(own, peer.bitmap) || knows(peer, own.bitmap)
 }

@@ -142,6 +142,8 @@ rules! {
     SelfStartedSolving 92;
     /// The histories have an entry in common (two empty ones count).
     HistoryBoth 100;
+    /// Not one of DRBD's: as 100, but what they have in common is the bitmap id of one of them (or of both).
+    AncestorBoth 101;
     /// No rule matched.
     NothingInCommon 100;
 }
