@@ -341,9 +341,11 @@ impl World {
                 self.operator.attaches[node] = 0;
             }
             // A resync that could not read some blocks has ended with the target Inconsistent; the next handshake tries again.
-            let half = facts.connection == ConnectionState::Connected
-                && facts.disk == DiskState::Inconsistent
-                && facts.peer_disk == DiskState::UpToDate;
+            let half = (0..self.volumes()).filter_map(|volume| self.facts(node, volume)).any(|facts| {
+                facts.connection == ConnectionState::Connected
+                    && facts.disk == DiskState::Inconsistent
+                    && facts.peer_disk == DiskState::UpToDate
+            });
             if half && self.rng.operator.chance(50) {
                 self.operator.disconnected(node, self.now + SECOND);
                 self.command(node, Command::Disconnect { force: true });
