@@ -397,7 +397,9 @@ impl Resource {
 
     /// Gives a good disk back: everything in order, so that anybody can attach it.
     pub(super) fn begin_close(&mut self, volume: usize) {
-        if let Some(disk) = self.volumes[volume].disk.as_mut().filter(|disk| disk.closing.is_none()) {
+        // A disk that has failed already goes as it is: metadata that it lost on the way cannot be waited for.
+        let works = self.volumes[volume].disk_state > DiskState::Failed;
+        if let Some(disk) = self.volumes[volume].disk.as_mut().filter(|disk| works && disk.closing.is_none()) {
             disk.closing = Some(Closing::Draining);
         }
         self.set_disk_state(volume, DiskState::Failed);
