@@ -130,7 +130,8 @@ impl MetadataWriter {
     /// A resync with this peer is given up: what it waited for must not begin the next one, whose bitmaps are still to be
     /// merged and whose id is another one.
     pub(super) fn forget_resync(&mut self, peer: usize) {
-        let stale = [Then::SourcePages(peer), Then::SourceReady(peer), Then::TargetPages(peer), Then::TargetReady(peer)];
+        let stale =
+            [Then::SourcePages(peer), Then::SourceReady(peer), Then::TargetPages(peer), Then::TargetReady(peer)];
         self.page_waiters.retain(|(_, then)| !stale.contains(then));
         self.superblock_waiters.retain(|(_, then)| !stale.contains(then));
     }
