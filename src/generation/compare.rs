@@ -4,7 +4,7 @@
 //! fresh disks    10 20 30
 //! equal current  34..37 an end of a resync was lost     40 41 a Primary crashed, or nothing happened
 //! else           50 51 60 the peer is newer             70 71 80 we are newer: the same questions, sides exchanged
-//!                90 100 both went on, or strangers
+//!                90 91 92 100 101 both went on, or strangers
 //! ```
 //!
 //! Each rung either asks something symmetric or is paired with its mirror, so `compare(a, b)` and `compare(b, a)` name
@@ -112,7 +112,7 @@ fn compare_different(own: &Tuple, peer: &Tuple, context: &Context) -> Verdict {
         }
         (_, Some(Descent::Finished)) => plain(Strategy::SourceBitmap, Rule::SelfWentOn),
         (_, Some(Descent::History)) => plain(Strategy::SourceFull, Rule::HistorySelf),
-        (None, None) => compare_unordered(own, peer),
+        (None, None) => compare_unordered(own, peer, context),
     }
 }
 
@@ -146,16 +146,47 @@ fn lost_start(older: &Tuple, younger: &Tuple, context: &Context) -> bool {
     if context.version < DERIVED_SYNC_ID_VERSION {
         return older.history[0].same_as(younger.history[1]);
     }
-    let derived = younger.history[0].masked().wrapping_add(GenerationId::SYNC_OFFSET);
-    derived == younger.bitmap.masked()
+    has_named_resync(younger)
 }
 
-fn compare_unordered(own: &Tuple, peer: &Tuple) -> Verdict {
+/// Whether the bitmap id is that of a resync, derived from the youngest entry of the history.
+fn has_named_resync(source: &Tuple) -> bool {
+    source.history[0].masked().wrapping_add(GenerationId::SYNC_OFFSET) == source.bitmap.masked()
+}
+
+fn compare_unordered(own: &Tuple, peer: &Tuple, context: &Context) -> Verdict {
     if own.bitmap.same_as(peer.bitmap) && !own.bitmap.is_none() {
         return plain(Strategy::SplitBrainRecoverable, Rule::BitmapBoth);
+    }
+    // The resync that was to end a split brain: until its target has begun, the split brain is what it was.
+    let started_unheard = |source: &Tuple, target: &Tuple| {
+        context.version >= DERIVED_SYNC_ID_VERSION
+            && !target.bitmap.is_none()
+            && target.bitmap.same_as(source.history[0])
+            && has_named_resync(source)
+    };
+    for (started, rule, repair) in [
+        (started_unheard(peer, own), Rule::PeerStartedSolving, Repair::PeerStart),
+        (started_unheard(own, peer), Rule::SelfStartedSolving, Repair::OwnStart),
+    ] {
+        if started {
+            return Verdict { strategy: Strategy::SplitBrainRecoverable, rule, repair: Some(repair) };
+        }
     }
     if own.history.iter().any(|id| peer.history.iter().any(|other| other.same_as(*id))) {
         return plain(Strategy::SplitBrain, Rule::HistoryBoth);
     }
+    if have_common_ancestor(own, peer) {
+        return plain(Strategy::SplitBrain, Rule::AncestorBoth);
+    }
     plain(Strategy::Unrelated, Rule::NothingInCommon)
+}
+
+/// Whether one side's bitmap counts from a generation that the other knows too.
+fn have_common_ancestor(own: &Tuple, peer: &Tuple) -> bool {
+    let knows = |tuple: &Tuple, id: GenerationId| {
+        let means_something = !id.is_none() && !id.is_just_created();
+        means_something && (tuple.bitmap.same_as(id) || tuple.history.iter().any(|known| known.same_as(id)))
+    };
+    knows(own, peer.bitmap) || knows(peer, own.bitmap)
 }

@@ -244,15 +244,15 @@ fn by_policies(verdict: Verdict, own: &Tuple, peer: &Tuple, context: &Context, p
     Some(Course { source: Some(solved.source), full, reason, demote_first: solved.demote_first })
 }
 
-/// The operator gave up the changes of exactly one side. As in DRBD 8.4 this copies what the bitmaps name, except
-/// between disks whose metadata contradict each other: those bitmaps prove nothing.
+/// The operator gave up the changes of exactly one side. What the bitmaps name is copied where both count from the same
+/// generation; otherwise they prove nothing and everything is copied (as DRBD 9 does; 8.4 trusts them).
 fn by_discarding(verdict: Verdict, own: &Tuple, peer: &Tuple) -> Option<Course> {
     let source = match (own.discard_my_data, peer.discard_my_data) {
         (true, false) => Side::Peer,
         (false, true) => Side::Own,
         _ => return None,
     };
-    let full = verdict.rule == Rule::Contradiction;
+    let full = verdict.strategy == Strategy::SplitBrain;
     Some(Course { source: Some(source), full, reason: Reason::DiscardMyData, demote_first: false })
 }
 

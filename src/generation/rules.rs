@@ -136,8 +136,14 @@ rules! {
     Contradiction 100;
     /// Both went on from the same generation.
     BitmapBoth 90;
+    /// Not one of DRBD's: as 90, but the peer has named a resync (that was to solve it) whose beginning we missed.
+    PeerStartedSolving 91;
+    /// Mirror of 91.
+    SelfStartedSolving 92;
     /// The histories have an entry in common (two empty ones count).
     HistoryBoth 100;
+    /// Not one of DRBD's: as 100, but what they have in common is the bitmap id of one of them (or of both).
+    AncestorBoth 101;
     /// No rule matched.
     NothingInCommon 100;
 }
@@ -155,9 +161,9 @@ pub enum Repair {
     OwnFinish,
     /// Rule 35: likewise at the peer; it corrects itself, we correct our copy of its tuple.
     PeerFinish,
-    /// Rule 51: the peer's start of a resync never reached us; undo it in our copy of its tuple, as it does itself.
+    /// Rules 51 and 91: the peer's start of a resync never reached us; undo it in our copy of its tuple, as it does itself.
     PeerStart,
-    /// Rule 71: our start of a resync never reached the peer; undo it.
+    /// Rules 71 and 92: our start of a resync never reached the peer; undo it.
     OwnStart,
 }
 

@@ -102,7 +102,20 @@ fn both_went_on_is_a_split_brain() {
     case([A, C | 1, 0, 0], [B, C, 0, 0], Strategy::SplitBrainRecoverable, Rule::BitmapBoth);
     case([A, C, D, E], [B, F, E, 0], Strategy::SplitBrain, Rule::HistoryBoth);
     case([A, C, D, 0], [B, F, E, 0], Strategy::SplitBrain, Rule::HistoryBoth);
+    // The source of D's end never heard of it and went on; then the target was promoted too.
+    case([A, D, E, C], [B, C, D, F], Strategy::SplitBrain, Rule::AncestorBoth);
     case([A, 0, C, D], [B, 0, E, F], Strategy::Unrelated, Rule::NothingInCommon);
+    case([A, 4, C, D], [B, 4, E, F], Strategy::SplitBrainRecoverable, Rule::BitmapBoth);
+    case([A, 4, C, D], [B, 0, E, 4], Strategy::Unrelated, Rule::NothingInCommon);
+}
+
+#[test]
+fn a_split_brain_stays_one_when_the_start_of_its_solution_is_lost() {
+    let (split, solving) = ([A, B, 0, 0], [C, B + OFFSET, B, D]);
+    let verdict = case(split, solving, Strategy::SplitBrainRecoverable, Rule::PeerStartedSolving);
+    assert_eq!(verdict.repair, Some(Repair::PeerStart));
+    let verdict = case(solving, split, Strategy::SplitBrainRecoverable, Rule::SelfStartedSolving);
+    assert_eq!(verdict.repair, Some(Repair::OwnStart));
 }
 
 #[test]
@@ -125,7 +138,7 @@ fn rules_about_lost_packets_need_protocol_91() {
 fn verdicts_read_as_in_the_kernel_log() {
     let verdict = compare(&tuple([A, B, 0, 0]), &tuple([B, 0, 0, 0]), &CONTEXT);
     assert_eq!(verdict.to_string(), "uuid_compare()=1 by rule BitmapSelf (70)");
-    assert_eq!(Rule::ALL.len(), 22);
+    assert_eq!(Rule::ALL.len(), 25);
 }
 
 /// Every pair of tuples over a small alphabet, at each version where a rule changes.

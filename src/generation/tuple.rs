@@ -1,5 +1,7 @@
 //! What one side tells the other about its data, and what both know about the connection.
 
+use std::fmt;
+
 use crate::model::generation_id::GenerationId;
 use crate::model::state::{DiskState, Role};
 
@@ -33,6 +35,25 @@ impl Tuple {
             (DiskState::Negotiating, false) => DiskState::Consistent,
             (disk, _) => disk,
         }
+    }
+}
+
+/// As DRBD writes it in the log: current, bitmap, history; then the bits and what was announced.
+impl fmt::Display for Tuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, second] = self.history;
+        write!(f, "{}:{}:{first}:{second} bits:{}", self.current, self.bitmap, self.changed_blocks)?;
+        for (on, word) in [
+            (self.discard_my_data, "discard-my-data"),
+            (self.crashed_primary, "crashed-primary"),
+            (self.inconsistent, "inconsistent"),
+            (self.skip_initial_sync, "skip-initial-sync"),
+        ] {
+            if on {
+                write!(f, " {word}")?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -412,10 +412,11 @@ impl Resource {
 
     /// Gives a good disk back: everything in order, so that anybody can attach it.
     pub(super) fn begin_close(&mut self, volume: usize) {
+        // One that is still being attached, or has failed already, goes as it is: its log may name extents that are not in
+        // the bitmap yet, and metadata that it lost on the way cannot be waited for.
         let unfinished = self.volumes[volume].attach.take();
-        // Before its end the log may name extents that are not in the bitmap yet: it must stay as it is.
-        let ready = unfinished.as_ref().is_none_or(|attach| matches!(attach.stage, Stage::HandshakeEnds));
-        if let Some(disk) = self.volumes[volume].disk.as_mut().filter(|disk| ready && disk.closing.is_none()) {
+        let works = self.volumes[volume].disk_state > DiskState::Failed;
+        if let Some(disk) = self.volumes[volume].disk.as_mut().filter(|disk| works && disk.closing.is_none()) {
             disk.closing = Some(Closing::Draining);
         }
         if let Some(attach) = unfinished {

@@ -43,6 +43,12 @@ impl Commands {
         }
     }
 
+    /// Whether the detach still waits. When a disk goes by itself the detach is answered, and what is attached next is not
+    /// the disk it was about.
+    pub(super) fn is_detaching(&self, id: CommandId) -> bool {
+        self.detaching.iter().any(|(_, waiting)| *waiting == id)
+    }
+
     /// True if it was still waiting for its answer.
     pub(super) fn forget_detach(&mut self, id: CommandId) -> bool {
         let before = self.detaching.len();
@@ -149,6 +155,10 @@ impl Resource {
 
     fn detach(&mut self, id: CommandId, volume: usize, force: bool) {
         if let Err(refusal) = self.refuse_without_disk(volume) {
+            return self.answer(id, Err(refusal));
+        }
+        if !force && self.volumes[volume].attach.is_some() {
+            let refusal = Refusal::state(StateRefusal::InTransientState, "the disk is being attached; try again");
             return self.answer(id, Err(refusal));
         }
         self.commands.detaching.push((volume, id));

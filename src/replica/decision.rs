@@ -41,6 +41,13 @@ fn understand(word: StateWord, inconsistent: bool) -> Option<Theirs> {
     })
 }
 
+/// What a comparison that finds no difference says of a disk.
+fn settle_disk(disk: &mut DiskState) {
+    if matches!(disk, DiskState::Consistent | DiskState::Outdated) {
+        *disk = DiskState::UpToDate;
+    }
+}
+
 fn none_primary(word: AfterSplitBrain) -> AfterSplitBrain0 {
     use AfterSplitBrain as Word;
     match word {
@@ -91,7 +98,13 @@ impl Resource {
         }
         if self.must_decide(volume, peer, old, theirs) {
             match self.decide(volume, peer, theirs) {
-                Ok(conn) => new.conn = conn,
+                Ok(conn) => {
+                    new.conn = conn;
+                    if conn == ConnectionState::Connected {
+                        // Compared, and no sync is needed: both are current, whatever they knew of themselves.
+                        [&mut new.disk, &mut theirs.real_disk].into_iter().for_each(settle_disk);
+                    }
+                }
                 Err(reason) => return self.refuse_handshake(volume, peer, theirs, reason),
             }
             self.note_equal_generations(volume, peer);
@@ -158,6 +171,8 @@ impl Resource {
         let decision =
             generation::decide(verdict, (&own, own_disk), (&other, theirs.disk), &context, &self.policies(peer));
         let number = self.volumes[volume].settings.number;
+        self.log(LogLevel::Info, format!("volume {number}: self {own}"));
+        self.log(LogLevel::Info, format!("volume {number}: peer {other}"));
         self.log(LogLevel::Info, format!("volume {number}: {verdict}: {}", decision.sentence()));
         if let Outcome::Refuse(reason) = decision.outcome {
             return Err(reason);
@@ -279,6 +294,10 @@ impl Resource {
         if old.conn == C::Connected && (we_want_sync || peer_attaches) {
             // The peer decides on what we tell it now.
             self.send_uuids(volume, peer);
+            self.send_state(volume, peer);
+        }
+        if old.disk == DiskState::Negotiating && self.view(volume, peer).disk == DiskState::Outdated {
+            // A peer without a disk compares nothing: it takes what is being attached for current, unless it hears better.
             self.send_state(volume, peer);
         }
         self.begin_exchange(volume, peer, old.conn);

@@ -127,6 +127,15 @@ impl MetadataWriter {
         self.durable == self.wanted
     }
 
+    /// A resync with this peer is given up: what it waited for must not begin the next one, whose bitmaps are still to be
+    /// merged and whose id is another one.
+    pub(super) fn forget_resync(&mut self, peer: usize) {
+        let stale =
+            [Then::SourcePages(peer), Then::SourceReady(peer), Then::TargetPages(peer), Then::TargetReady(peer)];
+        self.page_waiters.retain(|(_, then)| !stale.contains(then));
+        self.superblock_waiters.retain(|(_, then)| !stale.contains(then));
+    }
+
     /// Everything that waits; the disk is gone, so it waits for nothing.
     pub(super) fn take_waiters(&mut self) -> Vec<Then> {
         let pages = std::mem::take(&mut self.page_waiters).into_iter().map(|(_, then)| then);

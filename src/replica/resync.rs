@@ -172,6 +172,9 @@ impl Resource {
     /// The connection or a disk is gone: the resync stops where it is; its bits stay.
     pub(super) fn give_up_resync(&mut self, volume: usize, peer: usize) {
         self.peers[peer].volumes[volume].exchange = None;
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            disk.writer.forget_resync(peer);
+        }
         if self.volumes[volume].peer_write_gate == Some(u64::MAX) {
             // Nothing will name this resync any more.
             self.volumes[volume].peer_write_gate = None;

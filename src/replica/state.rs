@@ -116,15 +116,17 @@ fn sanitize(old: View, mut new: View, rules: Rules) -> View {
         new.conn = C::Connected;
     }
     if new.conn >= C::Connected && new.conn < C::Ahead {
-        // Two that need no sync are both current. A target whose sync was aborted before it began needs one: nobody has
-        // decided anything about its disk.
-        let undecided = |old_disk, new_disk| old.conn >= C::Connected && old_disk == new_disk;
-        if matches!(new.disk, D::Consistent | D::Outdated) && new.conn != C::WfBitMapT && !undecided(old.disk, new.disk)
-        {
+        // Two that need no sync are both current. A target whose sync was aborted before it began needs one, and an old disk
+        // that meets a node without one has been compared with nothing: nobody has decided anything about its data.
+        let undecided = |old_disk, new_disk, other| {
+            (old.conn >= C::Connected && old_disk == new_disk) || (new_disk == D::Outdated && other < D::Negotiating)
+        };
+        let [disk, pdsk] = [new.disk, new.pdsk];
+        let vague = |disk| matches!(disk, D::Consistent | D::Outdated);
+        if vague(disk) && new.conn != C::WfBitMapT && !undecided(old.disk, disk, pdsk) {
             new.disk = D::UpToDate;
         }
-        if matches!(new.pdsk, D::Consistent | D::Outdated) && new.conn != C::WfBitMapS && !undecided(old.pdsk, new.pdsk)
-        {
+        if vague(pdsk) && new.conn != C::WfBitMapS && !undecided(old.pdsk, pdsk, disk) {
             new.pdsk = D::UpToDate;
         }
     }
@@ -192,7 +194,7 @@ fn static_refusal(new: View, rules: Rules) -> Option<StateRefusal> {
         (syncing && new.disk < D::Inconsistent, R::NoLocalDisk),
         (syncing && new.pdsk < D::Inconsistent, R::NoRemoteDisk),
         (syncing && new.disk < D::UpToDate && new.pdsk < D::UpToDate, R::NoUpToDateDisk),
-        (source && new.disk == D::Outdated, R::ConnectedOutdates),
+        (source && new.disk == D::Outdated && new.pdsk >= D::Negotiating, R::ConnectedOutdates),
         (primary && new.disk < D::UpToDate && new.pdsk < D::UpToDate, R::NoUpToDateDisk),
         (starting && new.pdsk == D::Unknown, R::NeedConnection),
         (new.conn >= C::Connected && new.pdsk == D::Unknown, R::ConnectedOutdates),
@@ -292,6 +294,17 @@ mod tests {
         let target = View { conn: ConnectionState::SyncSource, pdsk: DiskState::Inconsistent, ..connected() };
         let new = transition(target, View { conn: ConnectionState::Timeout, ..target }, RULES, Origin::Fact).unwrap();
         assert_eq!(new.pdsk, DiskState::Inconsistent, "what is known to be bad is remembered");
+    }
+
+    #[test]
+    fn an_old_disk_does_not_become_current_by_meeting_a_node_without_one() {
+        let alone = View { conn: ConnectionState::WfReportParams, disk: DiskState::Outdated, ..connected() };
+        let met = View { conn: ConnectionState::Connected, pdsk: DiskState::Diskless, ..alone };
+        assert_eq!(wish(alone, met).map(|view| view.disk), Ok(DiskState::Outdated));
+        let mirror = View { disk: DiskState::Diskless, pdsk: DiskState::Outdated, ..met };
+        assert_eq!(transition(alone, mirror, RULES, Origin::Fact).map(|view| view.pdsk), Ok(DiskState::Outdated));
+        let compared = View { pdsk: DiskState::UpToDate, ..met };
+        assert_eq!(wish(alone, compared).map(|view| view.disk), Ok(DiskState::UpToDate));
     }
 
     #[test]

@@ -115,7 +115,8 @@ impl Resource {
         }
         match agreement {
             Agreement::Promote(id) => self.promotion_agreed(volume, id),
-            Agreement::Detach(_) => self.begin_close(volume),
+            Agreement::Detach(id) if self.commands.is_detaching(id) => self.begin_close(volume),
+            Agreement::Detach(_) => {}
             Agreement::Disconnect(id) => {
                 self.end_link(peer, ConnectionState::Disconnecting);
                 self.peers[peer].reason = Some("disconnected by the operator".into());
@@ -152,7 +153,8 @@ impl Resource {
         match agreement {
             // Alone again: the rules decide anew, without the peer.
             Agreement::Promote(id) => self.restart_promotion(id),
-            Agreement::Detach(_) => self.begin_close(volume),
+            Agreement::Detach(id) if self.commands.is_detaching(id) => self.begin_close(volume),
+            Agreement::Detach(_) => {}
             Agreement::Disconnect(id) => {
                 self.commands.disconnect_now.push(peer);
                 self.answer(id, Ok(()));

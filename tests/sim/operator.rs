@@ -351,9 +351,11 @@ impl World {
                 self.operator.attaches[node] = 0;
             }
             // A resync that could not read some blocks has ended with the target Inconsistent; the next handshake tries again.
-            let half = facts.connection == ConnectionState::Connected
-                && facts.disk == DiskState::Inconsistent
-                && facts.peer_disk == DiskState::UpToDate;
+            let half = (0..self.volumes()).filter_map(|volume| self.facts(node, volume)).any(|facts| {
+                facts.connection == ConnectionState::Connected
+                    && facts.disk == DiskState::Inconsistent
+                    && facts.peer_disk == DiskState::UpToDate
+            });
             if half && self.rng.operator.chance(50) {
                 self.operator.disconnected(node, self.now + SECOND);
                 self.command(node, Command::Disconnect { force: true });
@@ -369,7 +371,8 @@ impl World {
     /// A Primary without a disk and without its peer serves nobody, and may not take its old disk back: it is demoted.
     fn give_up_diskless_primary(&mut self) {
         for node in 0..2 {
-            let useless = self.facts(node, 0).is_some_and(|facts| {
+            // One such volume keeps the others apart too: the connection is the whole resource's.
+            let useless = (0..self.volumes()).filter_map(|volume| self.facts(node, volume)).any(|facts| {
                 facts.role == Role::Primary && facts.disk < DiskState::Inconsistent && !facts.is_connected()
             });
             if useless && self.rng.operator.chance(50) {
@@ -386,10 +389,14 @@ impl World {
         self.give_up_diskless_primary();
         self.attach_apart();
         let facts = [0, 1].map(|node| self.facts(node, 0));
-        let stuck = facts.iter().flatten().count() == 2
-            && facts.iter().flatten().all(|facts| {
-                facts.disk < DiskState::UpToDate && facts.peer_disk < DiskState::UpToDate && facts.is_connected()
-            });
+        let both = facts.iter().flatten().count() == 2;
+        let together = facts.iter().flatten().all(|facts| {
+            facts.disk < DiskState::UpToDate && facts.peer_disk < DiskState::UpToDate && facts.is_connected()
+        });
+        // A forced promotion that did not get further than its generation: neither disk can be the source of the other.
+        let apart =
+            facts.iter().flatten().all(|facts| facts.disk == DiskState::Inconsistent && !facts.is_connected());
+        let stuck = both && (together || apart);
         if !stuck {
             self.operator.stuck_since = None;
             return;
@@ -399,7 +406,12 @@ impl World {
             self.operator.stuck_since = None;
             self.watch.void = true;
             self.watch.forced = true;
-            let node = self.primary().unwrap_or(self.operator.wanted_primary);
+            let used = |node: &usize| {
+                facts[*node].and_then(|facts| facts.current).is_some_and(|current| !current.is_just_created())
+            };
+            let wanted = self.operator.wanted_primary;
+            let choice = self.primary().or_else(|| [wanted, 1 - wanted].into_iter().find(used));
+            let node = choice.unwrap_or(wanted);
             self.count("forced promotions after double faults");
             self.command(node, Command::Primary { force: true });
         }
