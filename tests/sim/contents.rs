@@ -25,10 +25,20 @@ fn slice(bytes: &Bytes, first: u64, end: u64) -> Bytes {
     bytes.slice((first * SECTOR) as usize..(end * SECTOR) as usize)
 }
 
+/// What zeroes are compared with and cut from.
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+
 /// Whether every byte is zero.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    let cut = bytes.len() / 8 * 8;
-    bytes[cut..].iter().all(|&byte| byte == 0) && bytes[..cut].chunks_exact(8).all(|chunk| chunk == [0; 8])
+    bytes.chunks(ZEROES.len()).all(|chunk| {
+        let is_ours = ZEROES.as_ptr_range().contains(&chunk.as_ptr());
+        is_ours || chunk == &ZEROES[..chunk.len()]
+    })
+}
+
+/// The same bytes; those of one buffer are not looked at.
+fn is_equal(here: &[u8], there: &[u8]) -> bool {
+    here.len() == there.len() && (here.as_ptr() == there.as_ptr() || here == there)
 }
 
 impl Contents {
@@ -94,6 +104,29 @@ impl Contents {
         if result.is_empty() { zeroes(sectors) } else { Bytes::from(result) }
     }
 
+    /// Whether the two read alike in a block.
+    pub(crate) fn has_same_block(&self, other: &Self, block: u64) -> bool {
+        let (start, end) = (block * BLOCK, block * BLOCK + BLOCK);
+        match [self, other].map(|contents| contents.whole(start, end)) {
+            [Whole::Bytes(here), Whole::Bytes(there)] => is_equal(here, there),
+            [Whole::Zeroes, Whole::Zeroes] => true,
+            _ => self.read(start, BLOCK) == other.read(start, BLOCK),
+        }
+    }
+
+    /// What `start..end` is if no border of a run divides it.
+    fn whole(&self, start: u64, end: u64) -> Whole<'_> {
+        let Some((&first, bytes)) = self.runs.range(..end).next_back() else { return Whole::Zeroes };
+        let run_end = first + sectors_of(bytes);
+        if run_end <= start {
+            Whole::Zeroes
+        } else if first <= start && run_end >= end {
+            Whole::Bytes(&bytes[((start - first) * SECTOR) as usize..((end - first) * SECTOR) as usize])
+        } else {
+            Whole::Parts
+        }
+    }
+
     /// Blocks below sector `end` in which the two read differently.
     pub(crate) fn differing_blocks(&self, other: &Self, end: u64) -> BTreeSet<u64> {
         let mut borders: Vec<u64> = Vec::with_capacity(2 * (self.runs.len() + other.runs.len()) + 1);
@@ -119,6 +152,13 @@ impl Contents {
         let current = runs.next();
         Cursor { runs, current }
     }
+}
+
+/// See [`Contents::whole`].
+enum Whole<'a> {
+    Zeroes,
+    Bytes(&'a [u8]),
+    Parts,
 }
 
 /// Walks the runs along rising positions.
@@ -148,7 +188,7 @@ fn differing_sectors(here: Option<&[u8]>, there: Option<&[u8]>, from: u64, to: u
         return;
     }
     if let (Some(a), Some(b)) = (here, there)
-        && a == b
+        && is_equal(a, b)
     {
         return;
     }
@@ -165,7 +205,6 @@ fn differing_sectors(here: Option<&[u8]>, there: Option<&[u8]>, from: u64, to: u
 
 /// That many sectors of zeroes, shared where possible.
 pub(crate) fn zeroes(sectors: u64) -> Bytes {
-    static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
     let bytes = (sectors * SECTOR) as usize;
     if bytes <= ZEROES.len() { Bytes::from_static(&ZEROES[..bytes]) } else { Bytes::from(vec![0; bytes]) }
 }
@@ -202,6 +241,9 @@ mod tests {
                 .map(|s| s / BLOCK)
                 .collect();
             assert_eq!(contents[0].differing_blocks(&contents[1], 64), expected);
+            for block in 0..8 {
+                assert_eq!(contents[0].has_same_block(&contents[1], block), !expected.contains(&block));
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use shimai::model::ids::Ticket;
 use shimai::replica::action::DiskOperation;
 use shimai::replica::event::DiskError;
 
-use crate::contents::{Contents, SECTOR};
+use crate::contents::{Contents, SECTOR, is_zero};
 use crate::rng::Rng;
 
 /// Unstable writes kept before the cache stores the oldest by itself.
@@ -123,7 +123,7 @@ pub(crate) fn span_of(operation: &DiskOperation) -> Option<(Span, bool)> {
 fn change_of(operation: &DiskOperation) -> Option<Change> {
     let ((start, end), changes) = span_of(operation)?;
     let bytes = match operation {
-        DiskOperation::Write { payload, .. } => Some(payload.clone()),
+        DiskOperation::Write { payload, .. } if changes && !is_zero(payload) => Some(payload.clone()),
         _ => None,
     };
     changes.then_some(Change { number: 0, start, sectors: end - start, bytes })
@@ -227,7 +227,7 @@ impl Disk {
             if !torn {
                 let mut after = self.view.clone();
                 change.apply_some(&mut after, rng);
-                change.bytes = Some(after.read(change.start, change.sectors));
+                change.bytes = Some(after.read(change.start, change.sectors)).filter(|bytes| !is_zero(bytes));
                 self.ended += 1;
                 change.number = self.ended;
                 change.apply(&mut self.view);

@@ -31,6 +31,8 @@ pub(crate) struct Watch {
     pub(crate) sessions: u64,
     last: Vec<[Option<Facts>; 2]>,
     bitmaps: Vec<[Vec<u64>; 2]>,
+    /// Kept for its memory only.
+    cleared: Vec<u64>,
     /// The node that takes data, once seen.
     pub(crate) target: Vec<Option<usize>>,
     in_sync: Vec<bool>,
@@ -51,6 +53,7 @@ impl Watch {
             sessions: 0,
             last: vec![[None; 2]; volumes],
             bitmaps: vec![<[Vec<u64>; 2]>::default(); volumes],
+            cleared: Vec::new(),
             target: vec![None; volumes],
             in_sync: vec![false; volumes],
             resynced: vec![false; volumes],
@@ -71,6 +74,19 @@ impl Watch {
     /// Writes that power loss may have taken, or that another Primary does not owe.
     pub(crate) fn forget_unflushed(&mut self) {
         self.unflushed.iter_mut().flatten().for_each(BTreeMap::clear);
+    }
+}
+
+/// Brings a copy of a bitmap up to date and tells which bits are clear since.
+fn update_words(known: &mut Vec<u64>, new: impl ExactSizeIterator<Item = u64>, cleared: &mut Vec<u64>) {
+    known.resize(new.len(), 0);
+    for (index, (known, new)) in known.iter_mut().zip(new).enumerate() {
+        let mut gone = *known & !new;
+        while gone != 0 {
+            cleared.push(index as u64 * 64 + u64::from(gone.trailing_zeros()));
+            gone &= gone - 1;
+        }
+        *known = new;
     }
 }
 
@@ -254,7 +270,7 @@ impl World {
             let Some(facts) = self.facts(node, volume) else { return };
             let old = self.watch.last[volume][node];
             if old != Some(facts) {
-                if old.is_none_or(|old| old.short() != facts.short()) {
+                if self.verbose && old.is_none_or(|old| old.short() != facts.short()) {
                     self.note(|| format!("{}: volume {volume} is {}", name(node), facts.short()));
                 }
                 self.on_change(node, volume, old, facts);
@@ -330,32 +346,26 @@ impl World {
     /// Bits that became clear while the connection is whole: the copies agree there.
     fn on_bits_changed(&mut self, node: usize, volume: usize, facts: Facts) {
         let Some(process) = &self.nodes[node].process else { return };
-        let new = words(&process.resource, volume);
-        let old = std::mem::replace(&mut self.watch.bitmaps[volume][node], new);
         let peer = self.facts(1 - node, volume);
         let whole = facts.is_connected() && peer.is_some_and(|peer| peer.is_connected());
-        if !whole || old.len() != self.watch.bitmaps[volume][node].len() || self.watch.void {
-            return;
-        }
-        let mut broken = None;
-        for (index, (old, new)) in old.iter().zip(&self.watch.bitmaps[volume][node]).enumerate() {
-            let mut cleared = old & !new;
-            while cleared != 0 && broken.is_none() {
-                let block = index as u64 * 64 + u64::from(cleared.trailing_zeros());
-                cleared &= cleared - 1;
-                if !self.is_same(volume, block) && !self.is_busy(volume, block) {
-                    broken = Some(block);
-                }
-            }
-        }
+        let mut known = std::mem::take(&mut self.watch.bitmaps[volume][node]);
+        let was_known = known.len();
+        let mut cleared = std::mem::take(&mut self.watch.cleared);
+        update_words(&mut known, words(&process.resource, volume), &mut cleared);
+        let judged = whole && was_known == known.len() && !self.watch.void;
+        let is_broken = |&block: &u64| !self.is_same(volume, block) && !self.is_busy(volume, block);
+        let broken = cleared.iter().copied().filter(|_| judged).find(is_broken);
+        self.watch.bitmaps[volume][node] = known;
+        cleared.clear();
+        self.watch.cleared = cleared;
         if let Some(block) = broken {
             self.fail("D6", format!("{} clears the bit of block {block}, where the copies differ", name(node)));
         }
     }
 
     fn is_same(&self, volume: usize, block: u64) -> bool {
-        let [a, b] = [0, 1].map(|node| self.nodes[node].disks[volume].view.read(block * 8, 8));
-        a == b
+        let [a, b] = [0, 1].map(|node| &self.nodes[node].disks[volume].view);
+        a.has_same_block(b, block)
     }
 
     /// A write of an application or a disk works on the block.

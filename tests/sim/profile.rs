@@ -316,7 +316,7 @@ fn draw_peer(several_volumes: bool, rng: &mut Rng) -> PeerSettings {
         authentication: HmacAlgorithm::from_name("sha1").filter(|_| rng.chance(200)).map(|it| (it, b"secret".to_vec())),
         integrity: DigestAlgorithm::from_name("crc32c").filter(|_| rng.chance(150)),
         verify_alg: String::new(),
-        csums: DigestAlgorithm::from_name("sha1").filter(|_| rng.chance(150)),
+        csums: DigestAlgorithm::from_name("crc32c").filter(|_| rng.chance(150)),
         use_rle: rng.coin(),
         timeout: Duration::from_nanos(rng.spread(500 * MILLISECOND, 3 * SECOND)),
         ko_count: rng.within(2, 7) as u32,
