@@ -183,7 +183,6 @@ impl<'a> Cursor<'a> {
 }
 
 fn differing_sectors(here: Option<&[u8]>, there: Option<&[u8]>, from: u64, to: u64, found: &mut impl FnMut(u64)) {
-    const ZERO: [u8; SECTOR as usize] = [0; SECTOR as usize];
     if here.is_none() && there.is_none() {
         return;
     }
@@ -193,11 +192,13 @@ fn differing_sectors(here: Option<&[u8]>, there: Option<&[u8]>, from: u64, to: u
         return;
     }
     for sector in from..to {
-        let at = ((sector - from) * SECTOR) as usize;
-        let part = |bytes: Option<&'_ [u8]>| {
-            bytes.map_or(ZERO, |all| all[at..at + SECTOR as usize].try_into().expect("a sector has 512 bytes"))
+        let at = ((sector - from) * SECTOR) as usize..((sector - from + 1) * SECTOR) as usize;
+        let is_same = match (here, there) {
+            (Some(here), Some(there)) => here[at.clone()] == there[at],
+            (Some(bytes), None) | (None, Some(bytes)) => is_zero(&bytes[at]),
+            (None, None) => true,
         };
-        if part(here) != part(there) {
+        if !is_same {
             found(sector);
         }
     }

@@ -100,7 +100,8 @@ impl World {
     }
 
     fn end_process(&mut self, node: usize, power: bool) {
-        if self.nodes[node].process.take().is_some() {
+        if let Some(process) = self.nodes[node].process.take() {
+            self.leave_timer(node, process.timer);
             self.drop_sockets(node, power);
             self.abandon_requests(node);
             self.watch.forget(node);

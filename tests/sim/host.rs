@@ -14,12 +14,12 @@ use shimai::replica::event::Event;
 use crate::disk::Disk;
 use crate::profile::{Profile, name};
 use crate::rng::mix;
-use crate::world::{Happening, World};
+use crate::world::{Happening, Place, World};
 
 /// A running process.
 pub(crate) struct Process {
     pub(crate) resource: Resource,
-    pub(crate) timer: Option<(u64, u64)>,
+    pub(crate) timer: Option<Place>,
     /// Volumes whose device the engine holds open.
     pub(crate) holds: Vec<bool>,
     /// A connection has been asked for and has begun.

@@ -78,15 +78,21 @@ impl Watch {
 }
 
 /// Brings a copy of a bitmap up to date and tells which bits are clear since.
-fn update_words(known: &mut Vec<u64>, new: impl ExactSizeIterator<Item = u64>, cleared: &mut Vec<u64>) {
+fn update_words(known: &mut Vec<u64>, new: &[u64], cleared: &mut Vec<u64>) {
+    const STRIDE: usize = 32;
     known.resize(new.len(), 0);
-    for (index, (known, new)) in known.iter_mut().zip(new).enumerate() {
-        let mut gone = *known & !new;
-        while gone != 0 {
-            cleared.push(index as u64 * 64 + u64::from(gone.trailing_zeros()));
-            gone &= gone - 1;
+    for (stride, (known, new)) in known.chunks_mut(STRIDE).zip(new.chunks(STRIDE)).enumerate() {
+        if known == new {
+            continue;
         }
-        *known = new;
+        for (index, (known, &new)) in known.iter_mut().zip(new).enumerate() {
+            let mut gone = *known & !new;
+            while gone != 0 {
+                cleared.push((stride * STRIDE + index) as u64 * 64 + u64::from(gone.trailing_zeros()));
+                gone &= gone - 1;
+            }
+            *known = new;
+        }
     }
 }
 
@@ -277,7 +283,9 @@ impl World {
                 self.watch.last[volume][node] = Some(facts);
             }
         }
-        self.observe_connection(node);
+        if let Some(facts) = self.watch.last[0][node] {
+            self.observe_connection(node, facts);
+        }
     }
 
     fn on_change(&mut self, node: usize, volume: usize, old: Option<Facts>, new: Facts) {
@@ -389,8 +397,7 @@ impl World {
     }
 
     /// A machine that stops connecting by itself must have found a split brain.
-    fn observe_connection(&mut self, node: usize) {
-        let Some(facts) = self.facts(node, 0) else { return };
+    fn observe_connection(&mut self, node: usize, facts: Facts) {
         let Some(process) = self.nodes[node].process.as_mut() else { return };
         if facts.connection != ConnectionState::StandAlone {
             process.connecting = true;

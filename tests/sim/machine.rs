@@ -77,8 +77,7 @@ pub(crate) fn is_dirty(resource: &Resource, volume: usize, block: u64) -> bool {
 }
 
 /// The bitmap as words; empty without a disk.
-pub(crate) fn words(resource: &Resource, volume: usize) -> impl ExactSizeIterator<Item = u64> {
+pub(crate) fn words(resource: &Resource, volume: usize) -> &[u64] {
     let facts = resource.volume_facts(volume);
-    let words = facts.bitmap.map_or(0, |bitmap| bitmap.words());
-    (0..words).map(move |index| facts.bitmap.map_or(0, |bitmap| bitmap.word(facts.slot, index)))
+    facts.bitmap.map_or(&[], |bitmap| bitmap.slot(facts.slot))
 }

@@ -89,6 +89,19 @@ pub(crate) fn look(sector: u64, bytes: Option<&[u8]>) -> Seen {
     }
 }
 
+fn record(records: &[Record], id: u64) -> Option<&Record> {
+    records.get(id.checked_sub(1)? as usize)
+}
+
+/// Whether `old` had ended before `new` began: then `new` overwrites it for good.
+fn is_superseded(records: &[Record], old: u64, new: u64) -> bool {
+    let Some(new) = record(records, new) else { return false };
+    match record(records, old) {
+        None => true,
+        Some(record) => record.ended.is_some_and(|ended| ended < new.submitted),
+    }
+}
+
 impl Oracle {
     pub(crate) fn new(volumes: usize) -> Self {
         Self { copies: vec![<[Copy; 2]>::default(); volumes], ..Self::default() }
@@ -100,7 +113,7 @@ impl Oracle {
     }
 
     pub(crate) fn record(&self, id: u64) -> Option<&Record> {
-        self.records.get(id.checked_sub(1)? as usize)
+        record(&self.records, id)
     }
 
     pub(crate) fn submit(&mut self, volume: usize, span: Span, zeroes: bool) -> u64 {
@@ -124,13 +137,8 @@ impl Oracle {
         }
     }
 
-    /// Whether `old` had ended before `new` began: then `new` overwrites it for good.
     fn is_superseded(&self, old: u64, new: u64) -> bool {
-        let Some(new) = self.record(new) else { return false };
-        match self.record(old) {
-            None => true,
-            Some(record) => old != 0 && record.ended.is_some_and(|ended| ended < new.submitted),
-        }
+        is_superseded(&self.records, old, new)
     }
 
     /// Whether what the sector holds is write `id` or one that could have come after it.
@@ -182,9 +190,10 @@ impl Oracle {
     }
 
     fn settle(&mut self, volume: usize, node: usize, sector: u64, id: u64) {
-        let Some(mut legal) = self.copies[volume][node].legal.remove(&sector) else { return };
-        legal.retain(|&old| !self.is_superseded(old, id));
-        self.copies[volume][node].legal.insert(sector, legal);
+        let Self { records, copies, .. } = self;
+        if let Some(legal) = copies[volume][node].legal.get_mut(&sector) {
+            legal.retain(|&old| !is_superseded(records, old, id));
+        }
     }
 
     /// Ids that a sector of a copy may hold.
