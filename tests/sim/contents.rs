@@ -3,6 +3,7 @@
 //! Runs share their bytes with whoever wrote them, so a write, a snapshot or a comparison costs by the run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -104,13 +105,29 @@ impl Contents {
         if result.is_empty() { zeroes(sectors) } else { Bytes::from(result) }
     }
 
-    /// Whether the two read alike in a block.
-    pub(crate) fn has_same_block(&self, other: &Self, block: u64) -> bool {
-        let (start, end) = (block * BLOCK, block * BLOCK + BLOCK);
-        match [self, other].map(|contents| contents.whole(start, end)) {
+    /// The first of some blocks (a range of them) in which the two read differently and which `counts`.
+    pub(crate) fn differs(
+        &self,
+        other: &Self,
+        blocks: Range<u64>,
+        counts: &mut impl FnMut(u64) -> bool,
+    ) -> Option<u64> {
+        let (start, end) = (blocks.start * BLOCK, blocks.end * BLOCK);
+        let is_same = match [self, other].map(|contents| contents.whole(start, end)) {
             [Whole::Bytes(here), Whole::Bytes(there)] => is_equal(here, there),
             [Whole::Zeroes, Whole::Zeroes] => true,
-            _ => self.read(start, BLOCK) == other.read(start, BLOCK),
+            [Whole::Bytes(bytes), Whole::Zeroes] | [Whole::Zeroes, Whole::Bytes(bytes)] => is_zero(bytes),
+            _ if blocks.end - blocks.start == 1 => self.read(start, BLOCK) == other.read(start, BLOCK),
+            _ => false,
+        };
+        match blocks.end - blocks.start {
+            _ if is_same => None,
+            1 => Some(blocks.start).filter(|&block| counts(block)),
+            _ => {
+                let middle = blocks.start.midpoint(blocks.end);
+                let first = self.differs(other, blocks.start..middle, counts);
+                first.or_else(|| self.differs(other, middle..blocks.end, counts))
+            }
         }
     }
 
@@ -242,9 +259,10 @@ mod tests {
                 .map(|s| s / BLOCK)
                 .collect();
             assert_eq!(contents[0].differing_blocks(&contents[1], 64), expected);
-            for block in 0..8 {
-                assert_eq!(contents[0].has_same_block(&contents[1], block), !expected.contains(&block));
-            }
+            let (first, last) = (rng.below(8), rng.within(1, 8));
+            let odd = &mut |block: u64| block % 2 == 1;
+            let found = contents[0].differs(&contents[1], first..first.max(last), odd);
+            assert_eq!(found, expected.range(first..first.max(last)).copied().find(|&block| odd(block)));
         }
     }
 }

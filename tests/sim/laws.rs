@@ -8,6 +8,7 @@
 //! Not here: laws about the whole state of two disks (`states`).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use shimai::metadata::superblock::DeviceFlags;
@@ -32,7 +33,7 @@ pub(crate) struct Watch {
     last: Vec<[Option<Facts>; 2]>,
     bitmaps: Vec<[Vec<u64>; 2]>,
     /// Kept for its memory only.
-    cleared: Vec<u64>,
+    cleared: Vec<Range<u64>>,
     /// The node that takes data, once seen.
     pub(crate) target: Vec<Option<usize>>,
     in_sync: Vec<bool>,
@@ -77,8 +78,15 @@ impl Watch {
     }
 }
 
+fn add_blocks(ranges: &mut Vec<Range<u64>>, first: u64, count: u64) {
+    match ranges.last_mut() {
+        Some(last) if last.end == first => last.end += count,
+        _ => ranges.push(first..first + count),
+    }
+}
+
 /// Brings a copy of a bitmap up to date and tells which bits are clear since.
-fn update_words(known: &mut Vec<u64>, new: &[u64], cleared: &mut Vec<u64>) {
+fn update_words(known: &mut Vec<u64>, new: &[u64], cleared: &mut Vec<Range<u64>>) {
     const STRIDE: usize = 32;
     known.resize(new.len(), 0);
     for (stride, (known, new)) in known.chunks_mut(STRIDE).zip(new.chunks(STRIDE)).enumerate() {
@@ -88,8 +96,10 @@ fn update_words(known: &mut Vec<u64>, new: &[u64], cleared: &mut Vec<u64>) {
         for (index, (known, &new)) in known.iter_mut().zip(new).enumerate() {
             let mut gone = *known & !new;
             while gone != 0 {
-                cleared.push((stride * STRIDE + index) as u64 * 64 + u64::from(gone.trailing_zeros()));
-                gone &= gone - 1;
+                let first = gone.trailing_zeros();
+                let count = (gone >> first).trailing_ones();
+                gone &= !(u64::MAX >> (64 - count) << first);
+                add_blocks(cleared, (stride * STRIDE + index) as u64 * 64 + u64::from(first), u64::from(count));
             }
             *known = new;
         }
@@ -361,19 +371,15 @@ impl World {
         let mut cleared = std::mem::take(&mut self.watch.cleared);
         update_words(&mut known, words(&process.resource, volume), &mut cleared);
         let judged = whole && was_known == known.len() && !self.watch.void;
-        let is_broken = |&block: &u64| !self.is_same(volume, block) && !self.is_busy(volume, block);
-        let broken = cleared.iter().copied().filter(|_| judged).find(is_broken);
+        let [a, b] = [0, 1].map(|on| &self.nodes[on].disks[volume].view);
+        let is_idle = &mut |block| !self.is_busy(volume, block);
+        let broken = cleared.iter().filter(|_| judged).find_map(|blocks| a.differs(b, blocks.clone(), is_idle));
         self.watch.bitmaps[volume][node] = known;
         cleared.clear();
         self.watch.cleared = cleared;
         if let Some(block) = broken {
             self.fail("D6", format!("{} clears the bit of block {block}, where the copies differ", name(node)));
         }
-    }
-
-    fn is_same(&self, volume: usize, block: u64) -> bool {
-        let [a, b] = [0, 1].map(|node| &self.nodes[node].disks[volume].view);
-        a.has_same_block(b, block)
     }
 
     /// A write of an application or a disk works on the block.

@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::open::{OPEN, is_open};
 use crate::profile::{Fault, MILLISECOND, Profile, SECOND, name};
 use crate::rng::mix;
-use crate::world::{Failure, Happening, World};
+use crate::world::{Failure, Happening, KINDS, World};
 
 /// Longest healing: everything must be whole by then.
 const HEALING_MAX: u64 = 300 * SECOND;
@@ -117,8 +117,8 @@ fn heal(world: &mut World) {
 
 fn within_events(world: &mut World) -> bool {
     if world.events > EVENTS_MAX {
-        let kinds = format!("{:?}", world.kinds);
-        world.fail("L2", format!("{EVENTS_MAX} events: {kinds}"));
+        let kinds: Vec<_> = KINDS.iter().zip(world.kinds).collect();
+        world.fail("L2", format!("{EVENTS_MAX} events: {kinds:?}"));
     }
     world.failure.is_none()
 }

@@ -29,6 +29,10 @@ const TIMELINE_MAX: usize = 100_000;
 /// Events at one instant that mean the machine spins.
 const SPIN_MAX: u32 = 20_000;
 
+/// Names of the kinds of happenings.
+pub(crate) const KINDS: [&str; 11] =
+    ["disk ends", "arrival", "taken", "opened", "notice", "dial", "timer", "burst", "manage", "check", "fault"];
+
 /// Something that will happen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Happening {
@@ -90,19 +94,20 @@ pub(crate) enum Happening {
 }
 
 impl Happening {
-    fn kind(&self) -> &'static str {
+    /// Its place in [`KINDS`].
+    fn kind(&self) -> usize {
         match self {
-            Self::DiskEnds { .. } => "disk ends",
-            Self::Arrival { .. } => "arrival",
-            Self::Taken { .. } => "taken",
-            Self::Opened { .. } => "opened",
-            Self::Notice { .. } => "notice",
-            Self::Dial { .. } | Self::DialFailed { .. } => "dial",
-            Self::Timer { .. } => "timer",
-            Self::Burst { .. } => "burst",
-            Self::Manage => "manage",
-            Self::Check | Self::Fork => "check",
-            _ => "fault",
+            Self::DiskEnds { .. } => 0,
+            Self::Arrival { .. } => 1,
+            Self::Taken { .. } => 2,
+            Self::Opened { .. } => 3,
+            Self::Notice { .. } => 4,
+            Self::Dial { .. } | Self::DialFailed { .. } => 5,
+            Self::Timer { .. } => 6,
+            Self::Burst { .. } => 7,
+            Self::Manage => 8,
+            Self::Check | Self::Fork => 9,
+            _ => 10,
         }
     }
 }
@@ -176,8 +181,8 @@ pub(crate) struct World {
     pub(crate) hash: u64,
     pub(crate) verbose: bool,
     pub(crate) timeline: VecDeque<String>,
-    /// How often each kind of thing happened.
-    pub(crate) kinds: BTreeMap<&'static str, u64>,
+    /// How often each of [`KINDS`] happened.
+    pub(crate) kinds: [u64; KINDS.len()],
     next_command: u64,
     spins: u32,
     actions: Vec<Action>,
@@ -215,7 +220,7 @@ impl World {
             hash: profile.seed,
             verbose,
             timeline: VecDeque::new(),
-            kinds: BTreeMap::new(),
+            kinds: [0; KINDS.len()],
             next_command: 1,
             spins: 0,
             actions: Vec::new(),
@@ -303,7 +308,7 @@ impl World {
         }
         self.now = time;
         self.hash = mix(self.hash ^ time);
-        *self.kinds.entry(happening.kind()).or_default() += 1;
+        self.kinds[happening.kind()] += 1;
         self.happen(happening);
         true
     }
