@@ -68,6 +68,8 @@ pub(crate) struct Ended {
     pub(crate) incarnation: u32,
     pub(crate) ticket: Ticket,
     pub(crate) result: Result<Bytes, DiskError>,
+    /// What has changed.
+    pub(crate) changed: Option<Span>,
 }
 
 /// Sectors `start..end`.
@@ -189,7 +191,8 @@ impl Disk {
     pub(crate) fn end(&mut self, number: u64, rng: &mut Rng) -> Option<Ended> {
         let flight = self.in_flight.remove(&number)?;
         let result = if flight.fails { self.end_failed(&flight, rng) } else { Ok(self.end_well(&flight)) };
-        Some(Ended { incarnation: flight.incarnation, ticket: flight.ticket, result })
+        let changed = span_of(&flight.operation).filter(|(_, changes)| *changes).map(|(span, _)| span);
+        Some(Ended { incarnation: flight.incarnation, ticket: flight.ticket, result, changed })
     }
 
     fn end_well(&mut self, flight: &InFlight) -> Bytes {

@@ -105,6 +105,7 @@ impl World {
             self.drop_sockets(node, power);
             self.abandon_requests(node);
             self.watch.forget(node);
+            (0..self.volumes()).for_each(|volume| self.oracle.end_transit(volume, node));
         }
     }
 

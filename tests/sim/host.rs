@@ -76,6 +76,10 @@ impl World {
 
     pub(crate) fn on_disk_end(&mut self, node: usize, volume: usize, number: u64) {
         let Some(ended) = self.nodes[node].disks[volume].end(number, &mut self.rng.disk) else { return };
+        if let Some(span) = ended.changed.filter(|_| self.profile.is_asynchronous()) {
+            let views = [0, 1].map(|on| &self.nodes[on].disks[volume].view);
+            self.oracle.arrive(volume, node, span, views);
+        }
         if ended.incarnation == self.nodes[node].life && self.is_up(node) {
             if self.verbose {
                 let well = ended.result.is_ok();

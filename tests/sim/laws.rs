@@ -119,8 +119,11 @@ impl World {
 
     fn check_write(&mut self, node: usize, volume: usize, facts: Facts, id: u64, fua: bool, losses: u64) {
         let views = [0, 1].map(|on| Some(&self.nodes[on].disks[volume].view));
-        let everywhere = match self.oracle.acknowledge(id, views) {
+        let sender = (self.profile.is_asynchronous() && !facts.is_lonely()).then_some(node);
+        let everywhere = match self.oracle.acknowledge(id, views, sender) {
             Ok(everywhere) => everywhere,
+            // Only the peer has a disk, and it will get the write.
+            Err(_) if sender.is_some() && facts.disk < DiskState::Inconsistent => return,
             // Power loss of the only copy between its completion and the answer cannot be told from a lie.
             Err(_) if self.watch.losses > losses || self.watch.void => return,
             Err(sector) => return self.fail("D1", format!("w{id} is acknowledged and sector {sector} is on no disk")),
@@ -130,7 +133,8 @@ impl World {
             self.watch.unflushed[volume][node].insert(sector, id);
         }
         let other = 1 - node;
-        if facts.is_connected() && facts.peer_disk == DiskState::UpToDate && !everywhere[other] {
+        let promised = !self.profile.is_asynchronous();
+        if promised && facts.is_connected() && facts.peer_disk == DiskState::UpToDate && !everywhere[other] {
             let undisturbed = self.watch.losses == losses;
             if undisturbed && !self.is_marked(node, volume, span) {
                 self.fail("D1", format!("w{id} is acknowledged, connected to a good peer that does not hold it"));
@@ -142,6 +146,9 @@ impl World {
         let alone = !facts.is_connected() && facts.disk == DiskState::UpToDate;
         if alone && everywhere[node] && !everywhere[other] && !self.watch.void {
             self.check_new_generation(node, volume, id);
+        }
+        if alone {
+            self.oracle.keep_owed(volume, node);
         }
     }
 
@@ -193,7 +200,8 @@ impl World {
             })
             .map(|(&sector, &id)| (sector, id))
             .collect();
-        let peer_counts = facts.is_connected()
+        let peer_counts = !self.profile.is_asynchronous()
+            && facts.is_connected()
             && facts.peer_disk == DiskState::UpToDate
             && outstanding.session == Some(self.watch.sessions);
         for (on, counts) in [(node, facts.disk == DiskState::UpToDate), (1 - node, peer_counts)] {
@@ -236,7 +244,7 @@ impl World {
             ids.extend(self.oracle.legal(volume, node, sector));
             if !own_only {
                 ids.extend(&before[index][1]);
-                ids.extend(self.oracle.legal(volume, 1 - node, sector));
+                ids.extend(self.oracle.legal_for(node, volume, 1 - node, sector));
             }
             if !self.oracle.is_among(seen, &ids) {
                 let text = format!(
@@ -304,6 +312,9 @@ impl World {
             self.watch.sessions += 1;
             self.count(if new.is_connected() { "connections made" } else { "connections lost" });
         }
+        if was_connected != new.is_connected() || new.requests == 0 {
+            self.oracle.end_transit(volume, node);
+        }
         // A Primary may lose its peer and be demoted in one event.
         let was_written = old.is_some_and(|old| old.role == Role::Primary || old.peer_role == Role::Primary);
         if new.is_alone() || (was_written && new.is_lonely()) {
@@ -318,7 +329,7 @@ impl World {
         if new.connection == ConnectionState::SyncTarget && !self.is_stably_consistent(node, volume) {
             let copy = &mut self.oracle.copies[volume][node];
             copy.alone = false;
-            copy.exclusive.clear();
+            copy.forget_others_lack();
         }
         if new.dirty != old.and_then(|old| old.dirty) {
             self.on_bits_changed(node, volume, new);
@@ -385,7 +396,9 @@ impl World {
     /// A write of an application or a disk works on the block.
     pub(crate) fn is_busy(&self, volume: usize, block: u64) -> bool {
         let span = (block * 8, block * 8 + 8);
-        self.is_being_written(volume, block) || (0..2).any(|node| self.nodes[node].disks[volume].is_changing(span))
+        self.is_being_written(volume, block)
+            || self.oracle.is_in_transit(volume, span)
+            || (0..2).any(|node| self.nodes[node].disks[volume].is_changing(span))
     }
 
     fn observe_pair(&mut self, volume: usize, node: usize, new: Facts) {

@@ -17,6 +17,12 @@ pub(crate) const MICROSECOND: u64 = 1_000;
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
+/// Mostly the one that promises most.
+const PROTOCOLS: [ReplicationProtocol; 8] = {
+    use ReplicationProtocol::{A, B, C};
+    [C, C, C, C, C, C, B, A]
+};
+
 /// A class of faults (or of an operator's deeds).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
@@ -160,7 +166,7 @@ impl Profile {
             format,
             device_bytes: device_bytes.clone(),
             born_in_sync,
-            protocol: *rng.pick(&[ReplicationProtocol::C; 8]),
+            protocol: *rng.pick(&PROTOCOLS),
             horizon,
             load: draw_load(usable, large, horizon, rng),
             disks: [draw_disk(rng), draw_disk(rng)],
@@ -224,6 +230,11 @@ impl Profile {
             suspend_without_data: self.seed.is_multiple_of(3),
             seed,
         }
+    }
+
+    /// Writes are answered before the peer has stored them.
+    pub(crate) fn is_asynchronous(&self) -> bool {
+        self.protocol != ReplicationProtocol::C
     }
 
     /// Whether a flush makes anything stable at all.
