@@ -84,6 +84,9 @@ impl World {
                 }
             }
         }
+        for device in self.volumes()..self.nodes[node].disks.len() {
+            self.nodes[node].disks[device].lose_power(&mut self.rng.disk);
+        }
         self.watch.forget_unflushed();
         if was_up {
             self.restart_later(node, down);

@@ -172,7 +172,7 @@ impl World {
     fn check_new_generation(&mut self, node: usize, volume: usize, id: u64) {
         let mut ids = [0; 2];
         for (side, current) in ids.iter_mut().enumerate() {
-            let disk = &self.nodes[side].disks[volume];
+            let disk = self.nodes[side].metadata(&self.profile, volume);
             let Ok(superblock) = fork::superblock(&disk.stable, &self.layouts[volume], disk.bytes) else { return };
             let index = if superblock.format == shimai::metadata::layout::Format::V08 { 0 } else { 1 - side };
             if side == node && !superblock.generations.bitmap[index].is_none() {
@@ -269,12 +269,11 @@ impl World {
         }
     }
 
-    /// Called for every operation a machine begins.
-    pub(crate) fn before_disk_operation(&mut self, node: usize, volume: usize, operation: &DiskOperation) {
-        let Some(((start, _), true)) = span_of(operation) else { return };
-        let layout = self.layouts[volume];
-        if start * SECTOR >= layout.bitmap {
-            return;
+    /// Called for every operation on data that a machine begins.
+    pub(crate) fn before_data_operation(&mut self, node: usize, volume: usize, operation: &DiskOperation) {
+        let Some(((_, end), true)) = span_of(operation) else { return };
+        if end > self.layouts[volume].usable_sectors {
+            self.fail("D7", format!("{} writes data behind the device: {operation:?}", name(node)));
         }
         let Some(facts) = self.facts(node, volume) else { return };
         if facts.is_target() && self.is_stably_consistent(node, volume) {
@@ -283,7 +282,7 @@ impl World {
     }
 
     fn is_stably_consistent(&self, node: usize, volume: usize) -> bool {
-        let disk = &self.nodes[node].disks[volume];
+        let disk = self.nodes[node].metadata(&self.profile, volume);
         fork::superblock(&disk.stable, &self.layouts[volume], disk.bytes)
             .is_ok_and(|superblock| superblock.flags.contains(DeviceFlags::CONSISTENT))
     }

@@ -144,7 +144,7 @@ impl World {
         self.client.outstanding.is_empty()
             && (0..2).all(|node| {
                 (0..self.volumes()).all(|volume| {
-                    self.nodes[node].disks[volume].is_idle()
+                    self.nodes[node].is_idle(&self.profile, volume)
                         && self.facts(node, volume).is_some_and(|facts| facts.is_in_sync() && facts.requests == 0)
                 })
             })

@@ -38,7 +38,7 @@ pub(crate) const KINDS: [&str; 11] =
 pub(crate) enum Happening {
     DiskEnds {
         node: usize,
-        volume: usize,
+        device: usize,
         number: u64,
     },
     Arrival {
@@ -315,7 +315,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::DiskEnds { node, volume, number } => self.on_disk_end(node, volume, number),
+            Happening::DiskEnds { node, device, number } => self.on_disk_end(node, device, number),
             Happening::Arrival { link, side } => self.on_arrival(link, side),
             Happening::Taken { link, side } => self.on_taken(link, side),
             Happening::Opened { link, side } => self.on_opened(link, side),
