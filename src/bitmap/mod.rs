@@ -116,6 +116,12 @@ impl Bitmap {
         self.words[slot].get(index).copied().unwrap_or(0)
     }
 
+    /// All words of the slot.
+    #[must_use]
+    pub fn slot(&self, slot: usize) -> &[u64] {
+        &self.words[slot]
+    }
+
     /// How many pages of 4096 bytes the bitmap takes on disk.
     #[must_use]
     pub fn page_count(&self) -> usize {

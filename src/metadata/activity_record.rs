@@ -273,8 +273,15 @@ fn sort_by_age(records: &mut [ActivityRecord]) {
     records.sort_by_key(|record| record.number.wrapping_sub(oldest));
 }
 
+/// Slots up to the last one that any record names.
+fn slots_named(records: &[ActivityRecord]) -> usize {
+    let in_context = records.iter().map(|record| usize::from(record.context_start) + record.context.len());
+    let in_updates = records.iter().flat_map(|record| &record.updates).map(|&(slot, _)| usize::from(slot) + 1);
+    in_context.chain(in_updates).max().unwrap_or(0)
+}
+
 fn hot_extents(records: &[ActivityRecord]) -> BTreeSet<ExtentIndex> {
-    let mut table: Vec<Option<ExtentIndex>> = vec![None; usize::from(SLOTS_MAX)];
+    let mut table: Vec<Option<ExtentIndex>> = vec![None; slots_named(records).min(usize::from(SLOTS_MAX))];
     for record in records {
         let start = usize::from(record.context_start);
         let context = record.context.iter().enumerate().map(|(index, &extent)| (start + index, extent));

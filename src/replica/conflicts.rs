@@ -17,9 +17,11 @@
 //!
 //! *Resync pending* is a block that we, the target, have asked for: a write of our own must not slip in and then be
 //! overwritten by the older answer. The peer's writes need not wait for it: the answer comes later in the same stream, so
-//! it is as new as they are.
+//! it is as new as they are. When the answer comes, the pending interval *turns* into that of the resync write: writes of our
+//! own that waited for the answer go on waiting until it is written, and it waits for the peer's writes that came before it.
 //!
-//! Invariants: `blockers` of an entry is the number of earlier overlapping entries it waits for; it is ready at 0.
+//! Invariants: `blockers` of an entry is the number of preceding overlapping entries it waits for; it is ready at 0. Of two
+//! entries that wait for each other's kind exactly one precedes.
 
 use std::collections::BTreeMap;
 
@@ -54,12 +56,25 @@ pub(super) struct Held {
     number: u64,
 }
 
+/// What is known of one held interval.
 #[derive(Debug)]
 struct Entry<T> {
     sectors: u64,
+    /// The number from which on it has its kind: its own, or a later one if it has turned.
+    since: u64,
     kind: Kind,
     blockers: u32,
     owner: T,
+}
+
+impl<T> Entry<T> {
+    /// Whether it waits for another one that overlaps it. A write of our own keeps the place it had when a pending interval
+    /// turned.
+    fn waits(&self, held: Held, other: Held, entry: &Self) -> bool {
+        let local = self.kind == Kind::LocalWrite || entry.kind == Kind::LocalWrite;
+        let precedes = if local { other.number < held.number } else { entry.since < self.since };
+        precedes && self.kind.waits_for(entry.kind)
+    }
 }
 
 /// The set of held intervals of one volume; `T` names the owner who is told when it may begin.
@@ -88,8 +103,22 @@ impl<T: Copy> Conflicts<T> {
         let held = Held { start: range.start.0, number: self.next_number };
         self.next_number += 1;
         self.longest = if self.entries.is_empty() { range.sectors } else { self.longest.max(range.sectors) };
-        self.entries.insert(held, Entry { sectors: range.sectors, kind, blockers, owner });
+        self.entries.insert(held, Entry { sectors: range.sectors, since: held.number, kind, blockers, owner });
         (held, blockers == 0)
+    }
+
+    /// An interval that was [`Kind::ResyncPending`] becomes that of the resync write. True: begin now.
+    pub(super) fn turn(&mut self, held: Held, owner: T) -> bool {
+        let since = self.next_number;
+        self.next_number += 1;
+        let turned = self.entries.get_mut(&held).expect("an interval turns while it is held");
+        (turned.since, turned.kind, turned.owner) = (since, Kind::ResyncWrite, owner);
+        let range = gone_range(held, turned.sectors);
+        let turned = &self.entries[&held];
+        let blockers =
+            self.overlapping(range).filter(|&(other, entry)| turned.waits(held, *other, entry)).count() as u32;
+        self.entries.get_mut(&held).expect("it has just been looked at").blockers = blockers;
+        blockers == 0
     }
 
     /// Gives an interval up; owners that waited only for it are appended to `ready`, in order of arrival.
@@ -101,8 +130,7 @@ impl<T: Copy> Conflicts<T> {
         let from = Held { start: held.start.saturating_sub(self.longest), number: 0 };
         let to = Held { start: left.end().0, number: 0 };
         for (other, entry) in self.entries.range_mut(from..to) {
-            if other.number > held.number && other.start + entry.sectors > held.start && entry.kind.waits_for(gone.kind)
-            {
+            if other.start + entry.sectors > held.start && entry.waits(*other, held, &gone) {
                 entry.blockers -= 1;
                 if entry.blockers == 0 {
                     freed.push((other.number, entry.owner));
@@ -161,6 +189,24 @@ mod tests {
         let _ = set.hold(range(0, 8), Kind::ResyncPending, 1);
         assert!(set.hold(range(0, 8), Kind::PeerWrite, 2).1);
         assert!(!set.hold(range(0, 8), Kind::LocalWrite, 3).1);
+    }
+
+    #[test]
+    fn what_waited_for_an_answer_waits_until_it_is_written() {
+        let mut set = Conflicts::new();
+        let (asked, _) = set.hold(range(0, 8), Kind::ResyncPending, 1);
+        let (peer, _) = set.hold(range(0, 8), Kind::PeerWrite, 2);
+        let (own, now) = set.hold(range(0, 8), Kind::LocalWrite, 3);
+        assert!(!now);
+        assert!(!set.turn(asked, 4), "the peer's write came before the answer");
+        let (late, now) = set.hold(range(4, 8), Kind::PeerWrite, 5);
+        assert!(!now);
+        for (ended, next) in [(peer, vec![4]), (asked, vec![3]), (own, vec![5]), (late, vec![])] {
+            let mut ready = Vec::new();
+            set.release(ended, &mut ready);
+            assert_eq!(ready, next);
+        }
+        assert_eq!(set.len(), 0);
     }
 
     proptest! {

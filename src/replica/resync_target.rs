@@ -247,13 +247,19 @@ impl Resource {
         self.ask(volume, peer, budget, most);
     }
 
-    /// Takes a range out of those asked for.
-    fn answered(&mut self, volume: usize, peer: usize, sector: u64, bytes: u64) -> Option<SectorRange> {
+    /// Takes a range out of those asked for. Its interval stays held.
+    fn answered(&mut self, volume: usize, peer: usize, sector: u64, bytes: u64) -> Option<Asked> {
         let target = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target)?;
         let asked = *target.asked.get(&sector).filter(|asked| asked.sent && asked.range.bytes() == bytes)?;
         target.asked.remove(&sector);
         target.asked_sectors -= asked.range.sectors;
         target.controller.arrived(asked.range.sectors);
+        Some(asked)
+    }
+
+    /// The answer is nothing to write.
+    fn answered_without_data(&mut self, volume: usize, peer: usize, sector: u64, bytes: u64) -> Option<SectorRange> {
+        let asked = self.answered(volume, peer, sector, bytes)?;
         self.release_interval(volume, asked.held);
         Some(asked.range)
     }
@@ -274,8 +280,8 @@ impl Resource {
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         }
         match self.answered(volume, peer, reply.sector.0, reply.payload.len() as u64) {
-            Some(range) => {
-                self.write_resync(volume, peer, range, Content::Data(reply.payload));
+            Some(asked) => {
+                self.write_resync(volume, peer, asked, Content::Data(reply.payload));
                 self.top_up(volume, peer);
             }
             None => self.unasked(peer, "resync data", reply.sector.0),
@@ -285,8 +291,8 @@ impl Resource {
     /// The source's range is all zero.
     pub(super) fn on_resync_deallocated(&mut self, volume: usize, peer: usize, sector: u64, bytes: u32) {
         match self.answered(volume, peer, sector, u64::from(bytes)) {
-            Some(range) => {
-                self.write_resync(volume, peer, range, Content::Zeroes { unmap: true });
+            Some(asked) => {
+                self.write_resync(volume, peer, asked, Content::Zeroes { unmap: true });
                 self.top_up(volume, peer);
             }
             None => self.unasked(peer, "a deallocated range", sector),
@@ -295,7 +301,7 @@ impl Resource {
 
     /// Both have the same: nothing to write, but it must be as durable as what is written.
     pub(super) fn on_resync_in_sync(&mut self, volume: usize, peer: usize, sector: u64, bytes: u32) {
-        match self.answered(volume, peer, sector, u64::from(bytes)) {
+        match self.answered_without_data(volume, peer, sector, u64::from(bytes)) {
             Some(range) => {
                 self.clear_bits(volume, peer, range);
                 self.top_up(volume, peer);
@@ -307,7 +313,7 @@ impl Resource {
 
     /// The source could not read, or will not now.
     pub(super) fn on_resync_refused(&mut self, volume: usize, peer: usize, sector: u64, bytes: u32, later: bool) {
-        let Some(range) = self.answered(volume, peer, sector, u64::from(bytes)) else {
+        let Some(range) = self.answered_without_data(volume, peer, sector, u64::from(bytes)) else {
             return self.unasked(peer, "a refusal", sector);
         };
         if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
@@ -323,13 +329,13 @@ impl Resource {
         self.try_finish_target(volume, peer);
     }
 
-    fn write_resync(&mut self, volume: usize, peer: usize, range: SectorRange, content: Content) {
-        let write = TargetWrite { volume, peer, range, content, held: None, writing: false, abandoned: false };
+    /// Our own writes that waited for the answer wait on until it is written: it is older than they are.
+    fn write_resync(&mut self, volume: usize, peer: usize, asked: Asked, content: Content) {
+        let Asked { range, held, .. } = asked;
+        let write = TargetWrite { volume, peer, range, content, held: Some(held), writing: false, abandoned: false };
         self.peers[peer].volumes[volume].sectors_received += range.sectors;
         let write = self.resync_writes.insert(write);
-        let (held, now) = self.volumes[volume].conflicts.hold(range, Kind::ResyncWrite, Owner::ResyncWrite(write));
-        self.resync_writes[write].held = Some(held);
-        if now {
+        if self.volumes[volume].conflicts.turn(held, Owner::ResyncWrite(write)) {
             self.start_resync_write(write);
         }
     }

@@ -161,7 +161,9 @@ impl World {
 
     pub(crate) fn read(&mut self, node: usize, volume: usize, span: Span) {
         let legal = (span.0..span.1)
-            .map(|sector| [self.oracle.legal(volume, node, sector), self.oracle.legal(volume, 1 - node, sector)])
+            .map(|sector| {
+                [self.oracle.legal(volume, node, sector), self.oracle.legal_for(node, volume, 1 - node, sector)]
+            })
             .collect();
         let range = SectorRange { start: Sector(span.0), sectors: span.1 - span.0 };
         self.ask(node, volume, Asked::Read { span, legal }, RequestKind::Read(range));

@@ -3,6 +3,7 @@
 //! Runs share their bytes with whoever wrote them, so a write, a snapshot or a comparison costs by the run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -25,10 +26,20 @@ fn slice(bytes: &Bytes, first: u64, end: u64) -> Bytes {
     bytes.slice((first * SECTOR) as usize..(end * SECTOR) as usize)
 }
 
+/// What zeroes are compared with and cut from.
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+
 /// Whether every byte is zero.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    let cut = bytes.len() / 8 * 8;
-    bytes[cut..].iter().all(|&byte| byte == 0) && bytes[..cut].chunks_exact(8).all(|chunk| chunk == [0; 8])
+    bytes.chunks(ZEROES.len()).all(|chunk| {
+        let is_ours = ZEROES.as_ptr_range().contains(&chunk.as_ptr());
+        is_ours || chunk == &ZEROES[..chunk.len()]
+    })
+}
+
+/// The same bytes; those of one buffer are not looked at.
+fn is_equal(here: &[u8], there: &[u8]) -> bool {
+    here.len() == there.len() && (here.as_ptr() == there.as_ptr() || here == there)
 }
 
 impl Contents {
@@ -94,6 +105,45 @@ impl Contents {
         if result.is_empty() { zeroes(sectors) } else { Bytes::from(result) }
     }
 
+    /// The first of some blocks (a range of them) in which the two read differently and which `counts`.
+    pub(crate) fn differs(
+        &self,
+        other: &Self,
+        blocks: Range<u64>,
+        counts: &mut impl FnMut(u64) -> bool,
+    ) -> Option<u64> {
+        let (start, end) = (blocks.start * BLOCK, blocks.end * BLOCK);
+        let is_same = match [self, other].map(|contents| contents.whole(start, end)) {
+            [Whole::Bytes(here), Whole::Bytes(there)] => is_equal(here, there),
+            [Whole::Zeroes, Whole::Zeroes] => true,
+            [Whole::Bytes(bytes), Whole::Zeroes] | [Whole::Zeroes, Whole::Bytes(bytes)] => is_zero(bytes),
+            _ if blocks.end - blocks.start == 1 => self.read(start, BLOCK) == other.read(start, BLOCK),
+            _ => false,
+        };
+        match blocks.end - blocks.start {
+            _ if is_same => None,
+            1 => Some(blocks.start).filter(|&block| counts(block)),
+            _ => {
+                let middle = blocks.start.midpoint(blocks.end);
+                let first = self.differs(other, blocks.start..middle, counts);
+                first.or_else(|| self.differs(other, middle..blocks.end, counts))
+            }
+        }
+    }
+
+    /// What `start..end` is if no border of a run divides it.
+    fn whole(&self, start: u64, end: u64) -> Whole<'_> {
+        let Some((&first, bytes)) = self.runs.range(..end).next_back() else { return Whole::Zeroes };
+        let run_end = first + sectors_of(bytes);
+        if run_end <= start {
+            Whole::Zeroes
+        } else if first <= start && run_end >= end {
+            Whole::Bytes(&bytes[((start - first) * SECTOR) as usize..((end - first) * SECTOR) as usize])
+        } else {
+            Whole::Parts
+        }
+    }
+
     /// Blocks below sector `end` in which the two read differently.
     pub(crate) fn differing_blocks(&self, other: &Self, end: u64) -> BTreeSet<u64> {
         let mut borders: Vec<u64> = Vec::with_capacity(2 * (self.runs.len() + other.runs.len()) + 1);
@@ -121,6 +171,13 @@ impl Contents {
     }
 }
 
+/// See [`Contents::whole`].
+enum Whole<'a> {
+    Zeroes,
+    Bytes(&'a [u8]),
+    Parts,
+}
+
 /// Walks the runs along rising positions.
 struct Cursor<'a> {
     runs: std::collections::btree_map::Iter<'a, u64, Bytes>,
@@ -143,21 +200,22 @@ impl<'a> Cursor<'a> {
 }
 
 fn differing_sectors(here: Option<&[u8]>, there: Option<&[u8]>, from: u64, to: u64, found: &mut impl FnMut(u64)) {
-    const ZERO: [u8; SECTOR as usize] = [0; SECTOR as usize];
     if here.is_none() && there.is_none() {
         return;
     }
     if let (Some(a), Some(b)) = (here, there)
-        && a == b
+        && is_equal(a, b)
     {
         return;
     }
     for sector in from..to {
-        let at = ((sector - from) * SECTOR) as usize;
-        let part = |bytes: Option<&'_ [u8]>| {
-            bytes.map_or(ZERO, |all| all[at..at + SECTOR as usize].try_into().expect("a sector has 512 bytes"))
+        let at = ((sector - from) * SECTOR) as usize..((sector - from + 1) * SECTOR) as usize;
+        let is_same = match (here, there) {
+            (Some(here), Some(there)) => here[at.clone()] == there[at],
+            (Some(bytes), None) | (None, Some(bytes)) => is_zero(&bytes[at]),
+            (None, None) => true,
         };
-        if part(here) != part(there) {
+        if !is_same {
             found(sector);
         }
     }
@@ -165,7 +223,6 @@ fn differing_sectors(here: Option<&[u8]>, there: Option<&[u8]>, from: u64, to: u
 
 /// That many sectors of zeroes, shared where possible.
 pub(crate) fn zeroes(sectors: u64) -> Bytes {
-    static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
     let bytes = (sectors * SECTOR) as usize;
     if bytes <= ZEROES.len() { Bytes::from_static(&ZEROES[..bytes]) } else { Bytes::from(vec![0; bytes]) }
 }
@@ -202,6 +259,10 @@ mod tests {
                 .map(|s| s / BLOCK)
                 .collect();
             assert_eq!(contents[0].differing_blocks(&contents[1], 64), expected);
+            let (first, last) = (rng.below(8), rng.within(1, 8));
+            let odd = &mut |block: u64| block % 2 == 1;
+            let found = contents[0].differs(&contents[1], first..first.max(last), odd);
+            assert_eq!(found, expected.range(first..first.max(last)).copied().find(|&block| odd(block)));
         }
     }
 }

@@ -15,7 +15,7 @@ use shimai::model::ids::Ticket;
 use shimai::replica::action::DiskOperation;
 use shimai::replica::event::DiskError;
 
-use crate::contents::{Contents, SECTOR};
+use crate::contents::{Contents, SECTOR, is_zero};
 use crate::rng::Rng;
 
 /// Unstable writes kept before the cache stores the oldest by itself.
@@ -68,6 +68,8 @@ pub(crate) struct Ended {
     pub(crate) incarnation: u32,
     pub(crate) ticket: Ticket,
     pub(crate) result: Result<Bytes, DiskError>,
+    /// What has changed.
+    pub(crate) changed: Option<Span>,
 }
 
 /// Sectors `start..end`.
@@ -123,7 +125,7 @@ pub(crate) fn span_of(operation: &DiskOperation) -> Option<(Span, bool)> {
 fn change_of(operation: &DiskOperation) -> Option<Change> {
     let ((start, end), changes) = span_of(operation)?;
     let bytes = match operation {
-        DiskOperation::Write { payload, .. } => Some(payload.clone()),
+        DiskOperation::Write { payload, .. } if changes && !is_zero(payload) => Some(payload.clone()),
         _ => None,
     };
     changes.then_some(Change { number: 0, start, sectors: end - start, bytes })
@@ -189,7 +191,8 @@ impl Disk {
     pub(crate) fn end(&mut self, number: u64, rng: &mut Rng) -> Option<Ended> {
         let flight = self.in_flight.remove(&number)?;
         let result = if flight.fails { self.end_failed(&flight, rng) } else { Ok(self.end_well(&flight)) };
-        Some(Ended { incarnation: flight.incarnation, ticket: flight.ticket, result })
+        let changed = span_of(&flight.operation).filter(|(_, changes)| *changes).map(|(span, _)| span);
+        Some(Ended { incarnation: flight.incarnation, ticket: flight.ticket, result, changed })
     }
 
     fn end_well(&mut self, flight: &InFlight) -> Bytes {
@@ -227,7 +230,7 @@ impl Disk {
             if !torn {
                 let mut after = self.view.clone();
                 change.apply_some(&mut after, rng);
-                change.bytes = Some(after.read(change.start, change.sectors));
+                change.bytes = Some(after.read(change.start, change.sectors)).filter(|bytes| !is_zero(bytes));
                 self.ended += 1;
                 change.number = self.ended;
                 change.apply(&mut self.view);

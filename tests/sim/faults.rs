@@ -84,6 +84,9 @@ impl World {
                 }
             }
         }
+        for device in self.volumes()..self.nodes[node].disks.len() {
+            self.nodes[node].disks[device].lose_power(&mut self.rng.disk);
+        }
         self.watch.forget_unflushed();
         if was_up {
             self.restart_later(node, down);
@@ -100,10 +103,12 @@ impl World {
     }
 
     fn end_process(&mut self, node: usize, power: bool) {
-        if self.nodes[node].process.take().is_some() {
+        if let Some(process) = self.nodes[node].process.take() {
+            self.leave_timer(node, process.timer);
             self.drop_sockets(node, power);
             self.abandon_requests(node);
             self.watch.forget(node);
+            (0..self.volumes()).for_each(|volume| self.oracle.end_transit(volume, node));
         }
     }
 

@@ -3,7 +3,7 @@
 
 use shimai::metadata::apply::{Unusable, apply_al};
 use shimai::metadata::bitmap_page;
-use shimai::metadata::layout::{Format, Layout, Placement};
+use shimai::metadata::layout::{Format, Layout};
 use shimai::metadata::superblock::{DeviceFlags, PeerFlags, Superblock, UnverifiedSuperblock};
 use shimai::model::generation_id::GenerationId;
 
@@ -42,7 +42,7 @@ pub(crate) enum Verdict {
 pub(crate) fn superblock(contents: &Contents, layout: &Layout, bytes: u64) -> Result<Superblock, String> {
     let block = contents.read(layout.superblock / SECTOR, 8);
     let unverified = UnverifiedSuperblock::decode(&block).map_err(|error| error.to_string())?;
-    let judged = unverified.judge(Placement::Internal, bytes);
+    let judged = unverified.judge(layout.placement, bytes);
     judged.map(|(superblock, _)| superblock).map_err(|error| error.to_string())
 }
 

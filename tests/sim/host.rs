@@ -8,18 +8,18 @@ use shimai::model::generation_id::GenerationId;
 use shimai::model::ids::{NodeId, Ticket};
 use shimai::model::time::Instant;
 use shimai::replica::Resource;
-use shimai::replica::action::DiskOperation;
+use shimai::replica::action::{Area, DiskOperation};
 use shimai::replica::event::Event;
 
 use crate::disk::Disk;
 use crate::profile::{Profile, name};
 use crate::rng::mix;
-use crate::world::{Happening, World};
+use crate::world::{Happening, Place, World};
 
 /// A running process.
 pub(crate) struct Process {
     pub(crate) resource: Resource,
-    pub(crate) timer: Option<(u64, u64)>,
+    pub(crate) timer: Option<Place>,
     /// Volumes whose device the engine holds open.
     pub(crate) holds: Vec<bool>,
     /// A connection has been asked for and has begun.
@@ -32,6 +32,7 @@ pub(crate) struct Process {
 pub(crate) struct Node {
     pub(crate) process: Option<Process>,
     pub(crate) life: u32,
+    /// One for the data of each volume; then one for the metadata of each, if that is external.
     pub(crate) disks: Vec<Disk>,
     pub(crate) stalled_until: u64,
     /// Failing operations that are still to come, in this many of 1000 cases.
@@ -43,8 +44,14 @@ pub(crate) struct Node {
 impl World {
     pub(crate) fn begin_disk(&mut self, node: usize, volume: usize, ticket: Ticket, operation: DiskOperation) {
         self.hash = mix(self.hash ^ ticket.0);
-        self.before_disk_operation(node, volume, &operation);
-        let manner = &self.profile.disks[node];
+        if area_of(&operation) == Area::Data {
+            self.before_data_operation(node, volume, &operation);
+        }
+        let device = match area_of(&operation) {
+            Area::Data => volume,
+            Area::Metadata => self.profile.metadata_device(volume),
+        };
+        let manner = self.profile.manner(node, device);
         let rng = &mut self.rng.disk;
         let mut delay = rng.within(manner.latency_min, manner.latency_max);
         if rng.chance(manner.tail) {
@@ -56,7 +63,7 @@ impl World {
         let end = (self.now + delay).max(host.stalled_until + rng.below(delay));
         if self.verbose {
             let text = describe(&operation);
-            self.note(|| format!("{}: disk {volume} #{} {text}", name(node), ticket.0));
+            self.note(|| format!("{}: disk {device} #{} {text}", name(node), ticket.0));
         }
         if !self.nodes[node].process.as_ref().is_some_and(|process| process.holds[volume]) {
             self.fail(
@@ -66,20 +73,25 @@ impl World {
             return;
         }
         let life = self.nodes[node].life;
-        match self.nodes[node].disks[volume].begin(life, ticket, operation, fails, &mut self.rng.disk) {
+        match self.nodes[node].disks[device].begin(life, ticket, operation, fails, &mut self.rng.disk) {
             Ok(number) => {
-                self.at(end, Happening::DiskEnds { node, volume, number });
+                self.at(end, Happening::DiskEnds { node, device, number });
             }
-            Err(text) => self.fail("D7", format!("{}, volume {volume}: {text}", name(node))),
+            Err(text) => self.fail("D7", format!("{}, device {device}: {text}", name(node))),
         }
     }
 
-    pub(crate) fn on_disk_end(&mut self, node: usize, volume: usize, number: u64) {
-        let Some(ended) = self.nodes[node].disks[volume].end(number, &mut self.rng.disk) else { return };
+    pub(crate) fn on_disk_end(&mut self, node: usize, device: usize, number: u64) {
+        let Some(ended) = self.nodes[node].disks[device].end(number, &mut self.rng.disk) else { return };
+        let may_arrive = self.profile.is_asynchronous() && device < self.volumes();
+        if let Some(span) = ended.changed.filter(|_| may_arrive) {
+            let views = [0, 1].map(|on| &self.nodes[on].disks[device].view);
+            self.oracle.arrive(device, node, span, views);
+        }
         if ended.incarnation == self.nodes[node].life && self.is_up(node) {
             if self.verbose {
                 let well = ended.result.is_ok();
-                self.note(|| format!("{}: disk {volume} #{} ended, well: {well}", name(node), ended.ticket.0));
+                self.note(|| format!("{}: disk {device} #{} ended, well: {well}", name(node), ended.ticket.0));
             }
             self.deliver(node, Event::Disk { ticket: ended.ticket, result: ended.result });
         }
@@ -87,7 +99,7 @@ impl World {
 
     pub(crate) fn release_disk(&mut self, node: usize, volume: usize) {
         self.note(|| format!("{}: releases disk {volume}", name(node)));
-        if !self.nodes[node].disks[volume].is_idle() {
+        if !self.nodes[node].is_idle(&self.profile, volume) {
             self.fail("R2", format!("{} releases disk {volume} with operations in flight", name(node)));
         }
         if let Some(process) = self.nodes[node].process.as_mut() {
@@ -98,17 +110,32 @@ impl World {
 
 impl Node {
     pub(crate) fn new(profile: &Profile, layouts: &[Layout], node: usize) -> Self {
-        let disks =
-            layouts.iter().zip(&profile.device_bytes).map(|(layout, &bytes)| prepare(profile, layout, bytes, node));
+        let mut disks: Vec<Disk> = profile.device_bytes.iter().map(|&bytes| Disk::new(bytes)).collect();
+        for (volume, layout) in layouts.iter().enumerate() {
+            if profile.external.is_some() {
+                disks.push(Disk::new(profile.metadata_bytes(volume)));
+            }
+            prepare(&mut disks[profile.metadata_device(volume)], profile, layout, node);
+        }
         Self {
             process: None,
             life: 0,
-            disks: disks.collect(),
+            disks,
             stalled_until: 0,
             errors_left: 0,
             clock_offset: 1_000_000_000 * (node as u64 + 1),
             clock_rate: profile.clock_rate[node],
         }
+    }
+
+    /// The device that holds a volume's metadata.
+    pub(crate) fn metadata(&self, profile: &Profile, volume: usize) -> &Disk {
+        &self.disks[profile.metadata_device(volume)]
+    }
+
+    /// Nothing is under way on a volume's devices.
+    pub(crate) fn is_idle(&self, profile: &Profile, volume: usize) -> bool {
+        self.disks[volume].is_idle() && self.metadata(profile, volume).is_idle()
     }
 
     pub(crate) fn clock(&self, now: u64) -> Instant {
@@ -121,9 +148,8 @@ impl Node {
     }
 }
 
-/// A disk with metadata as `create-md` leaves it, or as a pair that was in sync would.
-fn prepare(profile: &Profile, layout: &Layout, bytes: u64, node: usize) -> Disk {
-    let mut disk = Disk::new(bytes);
+/// Writes metadata as `create-md` leaves it, or as a pair that was in sync would.
+fn prepare(disk: &mut Disk, profile: &Profile, layout: &Layout, node: usize) {
     let mut superblock = Superblock::fresh(layout);
     if profile.born_in_sync {
         superblock.generations.current = GenerationId(mix(profile.seed) & !1 | 16);
@@ -139,7 +165,15 @@ fn prepare(profile: &Profile, layout: &Layout, bytes: u64, node: usize) -> Disk 
     for number in 0..layout.striping.ring_blocks() {
         disk.prepare(layout.activity_log_block_offset(number), &Bytes::copy_from_slice(&initialised_block()));
     }
-    disk
+}
+
+fn area_of(operation: &DiskOperation) -> Area {
+    match operation {
+        DiskOperation::Read { area, .. }
+        | DiskOperation::Write { area, .. }
+        | DiskOperation::Zero { area, .. }
+        | DiskOperation::Flush { area } => *area,
+    }
 }
 
 fn describe(operation: &DiskOperation) -> String {

@@ -8,6 +8,7 @@
 //! Not here: laws about the whole state of two disks (`states`).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use shimai::metadata::superblock::DeviceFlags;
@@ -31,6 +32,8 @@ pub(crate) struct Watch {
     pub(crate) sessions: u64,
     last: Vec<[Option<Facts>; 2]>,
     bitmaps: Vec<[Vec<u64>; 2]>,
+    /// Kept for its memory only.
+    cleared: Vec<Range<u64>>,
     /// The node that takes data, once seen.
     pub(crate) target: Vec<Option<usize>>,
     in_sync: Vec<bool>,
@@ -51,6 +54,7 @@ impl Watch {
             sessions: 0,
             last: vec![[None; 2]; volumes],
             bitmaps: vec![<[Vec<u64>; 2]>::default(); volumes],
+            cleared: Vec::new(),
             target: vec![None; volumes],
             in_sync: vec![false; volumes],
             resynced: vec![false; volumes],
@@ -74,6 +78,34 @@ impl Watch {
     }
 }
 
+fn add_blocks(ranges: &mut Vec<Range<u64>>, first: u64, count: u64) {
+    match ranges.last_mut() {
+        Some(last) if last.end == first => last.end += count,
+        _ => ranges.push(first..first + count),
+    }
+}
+
+/// Brings a copy of a bitmap up to date and tells which bits are clear since.
+fn update_words(known: &mut Vec<u64>, new: &[u64], cleared: &mut Vec<Range<u64>>) {
+    const STRIDE: usize = 32;
+    known.resize(new.len(), 0);
+    for (stride, (known, new)) in known.chunks_mut(STRIDE).zip(new.chunks(STRIDE)).enumerate() {
+        if known == new {
+            continue;
+        }
+        for (index, (known, &new)) in known.iter_mut().zip(new).enumerate() {
+            let mut gone = *known & !new;
+            while gone != 0 {
+                let first = gone.trailing_zeros();
+                let count = (gone >> first).trailing_ones();
+                gone &= !(u64::MAX >> (64 - count) << first);
+                add_blocks(cleared, (stride * STRIDE + index) as u64 * 64 + u64::from(first), u64::from(count));
+            }
+            *known = new;
+        }
+    }
+}
+
 impl World {
     pub(crate) fn check_reply(&mut self, request: u64, outstanding: &Outstanding, parts: &[Bytes]) {
         let (node, volume) = (outstanding.node, outstanding.volume);
@@ -87,8 +119,11 @@ impl World {
 
     fn check_write(&mut self, node: usize, volume: usize, facts: Facts, id: u64, fua: bool, losses: u64) {
         let views = [0, 1].map(|on| Some(&self.nodes[on].disks[volume].view));
-        let everywhere = match self.oracle.acknowledge(id, views) {
+        let sender = (self.profile.is_asynchronous() && !facts.is_lonely()).then_some(node);
+        let everywhere = match self.oracle.acknowledge(id, views, sender) {
             Ok(everywhere) => everywhere,
+            // Only the peer has a disk, and it will get the write.
+            Err(_) if sender.is_some() && facts.disk < DiskState::Inconsistent => return,
             // Power loss of the only copy between its completion and the answer cannot be told from a lie.
             Err(_) if self.watch.losses > losses || self.watch.void => return,
             Err(sector) => return self.fail("D1", format!("w{id} is acknowledged and sector {sector} is on no disk")),
@@ -98,7 +133,8 @@ impl World {
             self.watch.unflushed[volume][node].insert(sector, id);
         }
         let other = 1 - node;
-        if facts.is_connected() && facts.peer_disk == DiskState::UpToDate && !everywhere[other] {
+        let promised = !self.profile.is_asynchronous();
+        if promised && facts.is_connected() && facts.peer_disk == DiskState::UpToDate && !everywhere[other] {
             let undisturbed = self.watch.losses == losses;
             if undisturbed && !self.is_marked(node, volume, span) {
                 self.fail("D1", format!("w{id} is acknowledged, connected to a good peer that does not hold it"));
@@ -110,6 +146,9 @@ impl World {
         let alone = !facts.is_connected() && facts.disk == DiskState::UpToDate;
         if alone && everywhere[node] && !everywhere[other] && !self.watch.void {
             self.check_new_generation(node, volume, id);
+        }
+        if alone {
+            self.oracle.keep_owed(volume, node);
         }
     }
 
@@ -133,7 +172,7 @@ impl World {
     fn check_new_generation(&mut self, node: usize, volume: usize, id: u64) {
         let mut ids = [0; 2];
         for (side, current) in ids.iter_mut().enumerate() {
-            let disk = &self.nodes[side].disks[volume];
+            let disk = self.nodes[side].metadata(&self.profile, volume);
             let Ok(superblock) = fork::superblock(&disk.stable, &self.layouts[volume], disk.bytes) else { return };
             let index = if superblock.format == shimai::metadata::layout::Format::V08 { 0 } else { 1 - side };
             if side == node && !superblock.generations.bitmap[index].is_none() {
@@ -161,7 +200,8 @@ impl World {
             })
             .map(|(&sector, &id)| (sector, id))
             .collect();
-        let peer_counts = facts.is_connected()
+        let peer_counts = !self.profile.is_asynchronous()
+            && facts.is_connected()
             && facts.peer_disk == DiskState::UpToDate
             && outstanding.session == Some(self.watch.sessions);
         for (on, counts) in [(node, facts.disk == DiskState::UpToDate), (1 - node, peer_counts)] {
@@ -204,7 +244,7 @@ impl World {
             ids.extend(self.oracle.legal(volume, node, sector));
             if !own_only {
                 ids.extend(&before[index][1]);
-                ids.extend(self.oracle.legal(volume, 1 - node, sector));
+                ids.extend(self.oracle.legal_for(node, volume, 1 - node, sector));
             }
             if !self.oracle.is_among(seen, &ids) {
                 let text = format!(
@@ -229,12 +269,11 @@ impl World {
         }
     }
 
-    /// Called for every operation a machine begins.
-    pub(crate) fn before_disk_operation(&mut self, node: usize, volume: usize, operation: &DiskOperation) {
-        let Some(((start, _), true)) = span_of(operation) else { return };
-        let layout = self.layouts[volume];
-        if start * SECTOR >= layout.bitmap {
-            return;
+    /// Called for every operation on data that a machine begins.
+    pub(crate) fn before_data_operation(&mut self, node: usize, volume: usize, operation: &DiskOperation) {
+        let Some(((_, end), true)) = span_of(operation) else { return };
+        if end > self.layouts[volume].usable_sectors {
+            self.fail("D7", format!("{} writes data behind the device: {operation:?}", name(node)));
         }
         let Some(facts) = self.facts(node, volume) else { return };
         if facts.is_target() && self.is_stably_consistent(node, volume) {
@@ -243,7 +282,7 @@ impl World {
     }
 
     fn is_stably_consistent(&self, node: usize, volume: usize) -> bool {
-        let disk = &self.nodes[node].disks[volume];
+        let disk = self.nodes[node].metadata(&self.profile, volume);
         fork::superblock(&disk.stable, &self.layouts[volume], disk.bytes)
             .is_ok_and(|superblock| superblock.flags.contains(DeviceFlags::CONSISTENT))
     }
@@ -254,14 +293,16 @@ impl World {
             let Some(facts) = self.facts(node, volume) else { return };
             let old = self.watch.last[volume][node];
             if old != Some(facts) {
-                if old.is_none_or(|old| old.short() != facts.short()) {
+                if self.verbose && old.is_none_or(|old| old.short() != facts.short()) {
                     self.note(|| format!("{}: volume {volume} is {}", name(node), facts.short()));
                 }
                 self.on_change(node, volume, old, facts);
                 self.watch.last[volume][node] = Some(facts);
             }
         }
-        self.observe_connection(node);
+        if let Some(facts) = self.watch.last[0][node] {
+            self.observe_connection(node, facts);
+        }
     }
 
     fn on_change(&mut self, node: usize, volume: usize, old: Option<Facts>, new: Facts) {
@@ -269,6 +310,9 @@ impl World {
         if was_connected != new.is_connected() {
             self.watch.sessions += 1;
             self.count(if new.is_connected() { "connections made" } else { "connections lost" });
+        }
+        if was_connected != new.is_connected() || new.requests == 0 {
+            self.oracle.end_transit(volume, node);
         }
         // A Primary may lose its peer and be demoted in one event.
         let was_written = old.is_some_and(|old| old.role == Role::Primary || old.peer_role == Role::Primary);
@@ -284,7 +328,7 @@ impl World {
         if new.connection == ConnectionState::SyncTarget && !self.is_stably_consistent(node, volume) {
             let copy = &mut self.oracle.copies[volume][node];
             copy.alone = false;
-            copy.exclusive.clear();
+            copy.forget_others_lack();
         }
         if new.dirty != old.and_then(|old| old.dirty) {
             self.on_bits_changed(node, volume, new);
@@ -331,38 +375,30 @@ impl World {
     /// Bits that became clear while the connection is whole: the copies agree there.
     fn on_bits_changed(&mut self, node: usize, volume: usize, facts: Facts) {
         let Some(process) = &self.nodes[node].process else { return };
-        let new = words(&process.resource, volume);
-        let old = std::mem::replace(&mut self.watch.bitmaps[volume][node], new);
         let peer = self.facts(1 - node, volume);
         let whole = facts.is_connected() && peer.is_some_and(|peer| peer.is_connected());
-        if !whole || old.len() != self.watch.bitmaps[volume][node].len() || self.watch.void {
-            return;
-        }
-        let mut broken = None;
-        for (index, (old, new)) in old.iter().zip(&self.watch.bitmaps[volume][node]).enumerate() {
-            let mut cleared = old & !new;
-            while cleared != 0 && broken.is_none() {
-                let block = index as u64 * 64 + u64::from(cleared.trailing_zeros());
-                cleared &= cleared - 1;
-                if !self.is_same(volume, block) && !self.is_busy(volume, block) {
-                    broken = Some(block);
-                }
-            }
-        }
+        let mut known = std::mem::take(&mut self.watch.bitmaps[volume][node]);
+        let was_known = known.len();
+        let mut cleared = std::mem::take(&mut self.watch.cleared);
+        update_words(&mut known, words(&process.resource, volume), &mut cleared);
+        let judged = whole && was_known == known.len() && !self.watch.void;
+        let [a, b] = [0, 1].map(|on| &self.nodes[on].disks[volume].view);
+        let is_idle = &mut |block| !self.is_busy(volume, block);
+        let broken = cleared.iter().filter(|_| judged).find_map(|blocks| a.differs(b, blocks.clone(), is_idle));
+        self.watch.bitmaps[volume][node] = known;
+        cleared.clear();
+        self.watch.cleared = cleared;
         if let Some(block) = broken {
             self.fail("D6", format!("{} clears the bit of block {block}, where the copies differ", name(node)));
         }
     }
 
-    fn is_same(&self, volume: usize, block: u64) -> bool {
-        let [a, b] = [0, 1].map(|node| self.nodes[node].disks[volume].view.read(block * 8, 8));
-        a == b
-    }
-
     /// A write of an application or a disk works on the block.
     pub(crate) fn is_busy(&self, volume: usize, block: u64) -> bool {
         let span = (block * 8, block * 8 + 8);
-        self.is_being_written(volume, block) || (0..2).any(|node| self.nodes[node].disks[volume].is_changing(span))
+        self.is_being_written(volume, block)
+            || self.oracle.is_in_transit(volume, span)
+            || (0..2).any(|node| self.nodes[node].disks[volume].is_changing(span))
     }
 
     fn observe_pair(&mut self, volume: usize, node: usize, new: Facts) {
@@ -380,8 +416,7 @@ impl World {
     }
 
     /// A machine that stops connecting by itself must have found a split brain.
-    fn observe_connection(&mut self, node: usize) {
-        let Some(facts) = self.facts(node, 0) else { return };
+    fn observe_connection(&mut self, node: usize, facts: Facts) {
         let Some(process) = self.nodes[node].process.as_mut() else { return };
         if facts.connection != ConnectionState::StandAlone {
             process.connecting = true;

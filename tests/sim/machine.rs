@@ -77,10 +77,7 @@ pub(crate) fn is_dirty(resource: &Resource, volume: usize, block: u64) -> bool {
 }
 
 /// The bitmap as words; empty without a disk.
-pub(crate) fn words(resource: &Resource, volume: usize) -> Vec<u64> {
+pub(crate) fn words(resource: &Resource, volume: usize) -> &[u64] {
     let facts = resource.volume_facts(volume);
-    facts
-        .bitmap
-        .map(|bitmap| (0..bitmap.words()).map(|index| bitmap.word(facts.slot, index)).collect())
-        .unwrap_or_default()
+    facts.bitmap.map_or(&[], |bitmap| bitmap.slot(facts.slot))
 }

@@ -145,17 +145,17 @@ impl World {
     }
 
     pub(crate) fn attach(&mut self, node: usize, volume: usize) {
-        let disk = &self.nodes[node].disks[volume];
-        // The dead process's operations keep the device locked until they have landed.
-        let free = disk.is_idle() && !disk.dead;
-        let bytes = disk.bytes;
+        let host = &self.nodes[node];
+        // The dead process's operations keep the devices locked until they have landed.
+        let free = host.is_idle(&self.profile, volume) && !host.disks.iter().any(|disk| disk.dead);
+        let (data_bytes, metadata_bytes) = (host.disks[volume].bytes, host.metadata(&self.profile, volume).bytes);
         let Some(process) = self.nodes[node].process.as_mut() else { return };
         let bare = crate::machine::facts(&process.resource, volume).disk == DiskState::Diskless;
         if free && bare && !process.holds[volume] {
             process.holds[volume] = true;
             let facts = DeviceFacts {
-                data_bytes: bytes,
-                metadata_bytes: bytes,
+                data_bytes,
+                metadata_bytes,
                 max_io_bytes: 1 << 20,
                 discard_zeroes: self.profile.seed.is_multiple_of(2),
             };

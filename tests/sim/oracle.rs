@@ -7,6 +7,9 @@
 //!
 //! *Exclusive* writes were acknowledged while one copy only held them. *Alone* means: the only disk under a Primary, so a
 //! new generation may have begun there.
+//!
+//! Protocols A and B acknowledge what the other copy will only get: such writes are *in transit* while the connection lasts,
+//! and *owed*: lost legally if the other side takes over, until a new generation has begun where they are.
 
 use std::collections::BTreeMap;
 
@@ -35,10 +38,23 @@ pub(crate) struct Copy {
     legal: BTreeMap<u64, Vec<u64>>,
     /// Sector → id of an acknowledged write that the other copy lacks.
     pub(crate) exclusive: BTreeMap<u64, u64>,
+    /// Sector → id of a write acknowledged when the other copy was still to get it.
+    owed: BTreeMap<u64, u64>,
+    /// The same, as long as the connection over which it goes.
+    transit: BTreeMap<u64, u64>,
     /// Was the only disk under a Primary since both copies were last the same.
     pub(crate) alone: bool,
     /// The operator has given this copy up.
     pub(crate) given_up: bool,
+}
+
+impl Copy {
+    /// The other copy holds all of it, or this one is to be thrown away.
+    pub(crate) fn forget_others_lack(&mut self) {
+        self.exclusive.clear();
+        let transit = &self.transit;
+        self.owed.retain(|sector, _| transit.contains_key(sector));
+    }
 }
 
 /// What a sector holds.
@@ -89,6 +105,19 @@ pub(crate) fn look(sector: u64, bytes: Option<&[u8]>) -> Seen {
     }
 }
 
+fn record(records: &[Record], id: u64) -> Option<&Record> {
+    records.get(id.checked_sub(1)? as usize)
+}
+
+/// Whether `old` had ended before `new` began: then `new` overwrites it for good.
+fn is_superseded(records: &[Record], old: u64, new: u64) -> bool {
+    let Some(new) = record(records, new) else { return false };
+    match record(records, old) {
+        None => true,
+        Some(record) => record.ended.is_some_and(|ended| ended < new.submitted),
+    }
+}
+
 impl Oracle {
     pub(crate) fn new(volumes: usize) -> Self {
         Self { copies: vec![<[Copy; 2]>::default(); volumes], ..Self::default() }
@@ -100,7 +129,7 @@ impl Oracle {
     }
 
     pub(crate) fn record(&self, id: u64) -> Option<&Record> {
-        self.records.get(id.checked_sub(1)? as usize)
+        record(&self.records, id)
     }
 
     pub(crate) fn submit(&mut self, volume: usize, span: Span, zeroes: bool) -> u64 {
@@ -124,13 +153,8 @@ impl Oracle {
         }
     }
 
-    /// Whether `old` had ended before `new` began: then `new` overwrites it for good.
     fn is_superseded(&self, old: u64, new: u64) -> bool {
-        let Some(new) = self.record(new) else { return false };
-        match self.record(old) {
-            None => true,
-            Some(record) => old != 0 && record.ended.is_some_and(|ended| ended < new.submitted),
-        }
+        is_superseded(&self.records, old, new)
     }
 
     /// Whether what the sector holds is write `id` or one that could have come after it.
@@ -149,7 +173,14 @@ impl Oracle {
     }
 
     /// The write was acknowledged. Returns a sector that no copy holds, if there is one.
-    pub(crate) fn acknowledge(&mut self, id: u64, views: [Option<&Contents>; 2]) -> Result<[bool; 2], u64> {
+    ///
+    /// `sender` is the node from which the other one will get what it lacks (protocols A and B, connected).
+    pub(crate) fn acknowledge(
+        &mut self,
+        id: u64,
+        views: [Option<&Contents>; 2],
+        sender: Option<usize>,
+    ) -> Result<[bool; 2], u64> {
         self.order += 1;
         let order = self.order;
         let Some(record) = self.records.get_mut(id as usize - 1) else { return Ok([true; 2]) };
@@ -168,13 +199,27 @@ impl Oracle {
                     self.settle(volume, node, sector, id);
                 }
             }
-            match holds {
-                [false, false] => return Err(sector),
-                [true, true] => self.copies[volume].iter_mut().for_each(|copy| {
+            if let Some(sender) = sender {
+                let seen = views.map(|view| look(sector, view.and_then(|view| view.sector(sector))));
+                if self.has_arrived(volume, sender, sector, seen, id) {
+                    self.copies[volume][sender].transit.remove(&sector);
+                } else {
+                    self.copies[volume][sender].transit.insert(sector, id);
+                }
+            }
+            let copies = &mut self.copies[volume];
+            match (holds, sender) {
+                ([false, false], _) => return Err(sector),
+                ([true, true], _) => copies.iter_mut().for_each(|copy| {
                     copy.exclusive.remove(&sector);
+                    copy.owed.remove(&sector);
                 }),
-                [first, _] => {
-                    self.copies[volume][usize::from(!first)].exclusive.insert(sector, id);
+                ([first, _], None) => {
+                    copies[usize::from(!first)].exclusive.insert(sector, id);
+                }
+                ([first, _], Some(_)) => {
+                    copies[usize::from(!first)].exclusive.remove(&sector);
+                    copies[usize::from(!first)].owed.insert(sector, id);
                 }
             }
         }
@@ -182,9 +227,65 @@ impl Oracle {
     }
 
     fn settle(&mut self, volume: usize, node: usize, sector: u64, id: u64) {
-        let Some(mut legal) = self.copies[volume][node].legal.remove(&sector) else { return };
-        legal.retain(|&old| !self.is_superseded(old, id));
-        self.copies[volume][node].legal.insert(sector, legal);
+        let Self { records, copies, .. } = self;
+        if let Some(legal) = copies[volume][node].legal.get_mut(&sector) {
+            legal.retain(|&old| !is_superseded(records, old, id));
+        }
+    }
+
+    /// A new generation has begun with this copy: what the other one was still to get may not be lost silently any more.
+    pub(crate) fn keep_owed(&mut self, volume: usize, node: usize) {
+        let copy = &mut self.copies[volume][node];
+        let owed = std::mem::take(&mut copy.owed);
+        for (sector, id) in owed {
+            copy.exclusive.entry(sector).and_modify(|other| *other = id.max(*other)).or_insert(id);
+        }
+    }
+
+    /// Sectors of a copy were written: what was on its way there has arrived, or comes later.
+    pub(crate) fn arrive(&mut self, volume: usize, node: usize, span: Span, views: [&Contents; 2]) {
+        let found: Vec<(u64, u64)> = self.copies[volume][1 - node]
+            .transit
+            .range(span.0..span.1)
+            .map(|(&sector, &id)| (sector, id))
+            .filter(|&(sector, id)| {
+                let seen = views.map(|view| look(sector, view.sector(sector)));
+                self.has_arrived(volume, 1 - node, sector, seen, id)
+            })
+            .collect();
+        for (sector, id) in found {
+            self.copies[volume][1 - node].transit.remove(&sector);
+            self.copies[volume][1 - node].owed.remove(&sector);
+            self.settle(volume, node, sector, id);
+        }
+    }
+
+    /// Whether the receiver's sector is what the sender's is; one without a disk has nothing but the write itself. Writes at
+    /// the same time may land there in an order of which only the end counts.
+    fn has_arrived(&self, volume: usize, sender: usize, sector: u64, seen: [Seen; 2], id: u64) -> bool {
+        match self.is_at_least((volume, sender), sector, seen[sender], id) {
+            true => seen[0] == seen[1],
+            false => self.is_among(seen[1 - sender], &[id]),
+        }
+    }
+
+    /// Nothing is on its way from this node any more.
+    pub(crate) fn end_transit(&mut self, volume: usize, node: usize) {
+        self.copies[volume][node].transit.clear();
+    }
+
+    /// Whether an acknowledged write of these sectors is on its way to the other copy.
+    pub(crate) fn is_in_transit(&self, volume: usize, span: Span) -> bool {
+        self.copies[volume].iter().any(|copy| copy.transit.range(span.0..span.1).next().is_some())
+    }
+
+    /// Ids that a reader on `reader` may find on a copy: what it has sent there comes before its question.
+    pub(crate) fn legal_for(&self, reader: usize, volume: usize, node: usize, sector: u64) -> Vec<u64> {
+        let mut ids = self.legal(volume, node, sector);
+        if let Some(&sent) = self.copies[volume][reader].transit.get(&sector).filter(|_| reader != node) {
+            ids.retain(|&id| !self.is_superseded(id, sent));
+        }
+        ids
     }
 
     /// Ids that a sector of a copy may hold.
@@ -230,7 +331,14 @@ impl Oracle {
 
     /// A target holds what its source holds.
     pub(crate) fn adopt(&mut self, volume: usize, target: usize) {
-        self.copies[volume][target].legal = self.copies[volume][1 - target].legal.clone();
+        let source = &self.copies[volume][1 - target];
+        let mut legal = source.legal.clone();
+        // What has not arrived yet may still be as it was.
+        for sector in source.transit.keys() {
+            let before = self.legal(volume, target, *sector);
+            legal.entry(*sector).or_default().extend(before);
+        }
+        self.copies[volume][target].legal = legal;
     }
 
     /// Both copies hold the same now: what is legal on one is legal on the other.
@@ -240,7 +348,7 @@ impl Oracle {
             None => self.unify_by_contents(volume, views),
         }
         for copy in &mut self.copies[volume] {
-            copy.exclusive.clear();
+            copy.forget_others_lack();
             copy.alone = false;
             copy.given_up = false;
         }
@@ -282,10 +390,10 @@ mod tests {
         let mut oracle = Oracle::new(1);
         let first = oracle.submit(0, (8, 10), false);
         let view = holding(first);
-        assert_eq!(oracle.acknowledge(first, [Some(&view), Some(&view)]), Ok([true, true]));
+        assert_eq!(oracle.acknowledge(first, [Some(&view), Some(&view)], None), Ok([true, true]));
         let second = oracle.submit(0, (8, 10), false);
         let newer = holding(second);
-        assert_eq!(oracle.acknowledge(second, [Some(&newer), Some(&view)]), Ok([true, false]));
+        assert_eq!(oracle.acknowledge(second, [Some(&newer), Some(&view)], None), Ok([true, false]));
         assert_eq!(oracle.legal(0, 0, 8), [second]);
         assert_eq!(oracle.legal(0, 1, 8), [first, second], "the copy that missed it may be as it was, or have it late");
         assert_eq!(oracle.exclusive(0, 0, [&newer, &view]).len(), 2);
@@ -298,8 +406,8 @@ mod tests {
         let first = oracle.submit(0, (8, 10), false);
         let second = oracle.submit(0, (8, 10), false);
         let view = holding(second);
-        assert!(oracle.acknowledge(first, [Some(&view), None]).is_ok());
-        assert!(oracle.acknowledge(second, [Some(&view), None]).is_ok());
+        assert!(oracle.acknowledge(first, [Some(&view), None], None).is_ok());
+        assert!(oracle.acknowledge(second, [Some(&view), None], None).is_ok());
         assert_eq!(oracle.legal(0, 0, 8), [first, second]);
     }
 
@@ -307,7 +415,33 @@ mod tests {
     fn a_write_that_is_nowhere_is_a_lie() {
         let mut oracle = Oracle::new(1);
         let id = oracle.submit(0, (8, 10), false);
-        assert_eq!(oracle.acknowledge(id, [Some(&Contents::default()), None]), Err(8));
+        assert_eq!(oracle.acknowledge(id, [Some(&Contents::default()), None], None), Err(8));
+    }
+
+    #[test]
+    fn a_write_in_transit_is_owed_until_it_arrives_or_a_generation_begins() {
+        let mut oracle = Oracle::new(1);
+        let id = oracle.submit(0, (8, 10), false);
+        let (here, there) = (holding(id), Contents::default());
+        assert_eq!(oracle.acknowledge(id, [Some(&here), Some(&there)], Some(0)), Ok([true, false]));
+        assert!(oracle.is_in_transit(0, (8, 16)));
+        assert_eq!(oracle.exclusive(0, 0, [&here, &there]), [], "it may be lost with this side");
+        assert_eq!(oracle.legal(0, 1, 8), [0, id]);
+        assert_eq!(oracle.legal_for(0, 0, 1, 8), [id], "who sent it does not read what was before");
+        oracle.end_transit(0, 0);
+        oracle.keep_owed(0, 0);
+        assert_eq!(oracle.exclusive(0, 0, [&here, &there]).len(), 2, "but not if this side has gone on alone");
+    }
+
+    #[test]
+    fn what_arrives_is_no_longer_in_transit() {
+        let mut oracle = Oracle::new(1);
+        let id = oracle.submit(0, (8, 10), false);
+        let here = holding(id);
+        assert!(oracle.acknowledge(id, [Some(&here), Some(&Contents::default())], Some(0)).is_ok());
+        oracle.arrive(0, 1, (8, 10), [&here, &here]);
+        assert!(!oracle.is_in_transit(0, (8, 16)));
+        assert_eq!(oracle.legal(0, 1, 8), [id]);
     }
 
     #[test]

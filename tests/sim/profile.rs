@@ -17,6 +17,12 @@ pub(crate) const MICROSECOND: u64 = 1_000;
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
+/// Mostly the one that promises most.
+const PROTOCOLS: [ReplicationProtocol; 8] = {
+    use ReplicationProtocol::{A, B, C};
+    [C, C, C, C, C, C, B, A]
+};
+
 /// A class of faults (or of an operator's deeds).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
@@ -113,6 +119,13 @@ pub(crate) struct DiskManner {
     pub(crate) tail: u64,
 }
 
+/// Metadata on devices of their own (`meta-disk` with a path), one for each volume.
+#[derive(Clone, Debug)]
+pub(crate) struct ExternalMetadata {
+    pub(crate) device_bytes: u64,
+    pub(crate) disks: [DiskManner; 2],
+}
+
 /// One seed's world.
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
@@ -132,6 +145,8 @@ pub(crate) struct Profile {
     /// Mean time between two faults of the class.
     pub(crate) faults: BTreeMap<Fault, u64>,
     pub(crate) down_max: u64,
+    /// `None`: at the end of the data's device.
+    pub(crate) external: Option<ExternalMetadata>,
     peer: PeerSettings,
     volume: VolumeSettings,
 }
@@ -155,12 +170,12 @@ impl Profile {
         let usable = layout(format, device_bytes[0]).usable_sectors;
         let horizon = rng.spread(2 * SECOND, if large { 8 * SECOND } else { 24 * SECOND });
         let faults = draw_faults(horizon, large, rng);
-        Self {
+        let mut profile = Self {
             seed,
             format,
             device_bytes: device_bytes.clone(),
             born_in_sync,
-            protocol: *rng.pick(&[ReplicationProtocol::C; 8]),
+            protocol: *rng.pick(&PROTOCOLS),
             horizon,
             load: draw_load(usable, large, horizon, rng),
             disks: [draw_disk(rng), draw_disk(rng)],
@@ -168,8 +183,23 @@ impl Profile {
             clock_rate: [rng.within(900, 1100), rng.within(900, 1100)],
             faults,
             down_max: rng.spread(10 * MILLISECOND, 8 * SECOND),
+            external: None,
             peer: draw_peer(volumes > 1, rng),
             volume: draw_volume(large, rng),
+        };
+        profile.draw_later_additions();
+        profile
+    }
+
+    /// What was added since, from a stream of its own, so that a seed stays the world that it was.
+    fn draw_later_additions(&mut self) {
+        let rng = &mut Rng::new(mix(self.seed ^ 0x00ad_d171_0115));
+        if rng.chance(150) {
+            let device_bytes = rng.within(17, 60) * 4096;
+            self.external = Some(ExternalMetadata { device_bytes, disks: [draw_disk(rng), draw_disk(rng)] });
+            self.volume.placement = Placement::FlexibleExternal;
+            // The last block may be a part of one now.
+            self.load.hot.push(self.layout(0).usable_sectors - 1);
         }
     }
 
@@ -190,7 +220,34 @@ impl Profile {
     }
 
     pub(crate) fn layout(&self, volume: usize) -> Layout {
-        layout(self.format, self.device_bytes[volume])
+        let data_bytes = self.device_bytes[volume];
+        match &self.external {
+            None => layout(self.format, data_bytes),
+            Some(external) => {
+                let (place, striping) = (Placement::FlexibleExternal, Striping::default());
+                let layout = Layout::compute(self.format, place, external.device_bytes, 1, striping)
+                    .expect("a metadata device with room");
+                Layout { usable_sectors: layout.usable_sectors.min(data_bytes / 512), ..layout }
+            }
+        }
+    }
+
+    /// Size of the device that holds a volume's metadata.
+    pub(crate) fn metadata_bytes(&self, volume: usize) -> u64 {
+        self.external.as_ref().map_or(self.device_bytes[volume], |external| external.device_bytes)
+    }
+
+    /// The number of the device that holds a volume's metadata; the devices of the data come first.
+    pub(crate) fn metadata_device(&self, volume: usize) -> usize {
+        if self.external.is_some() { self.device_bytes.len() + volume } else { volume }
+    }
+
+    /// How one of a node's devices behaves.
+    pub(crate) fn manner(&self, node: usize, device: usize) -> &DiskManner {
+        match &self.external {
+            Some(external) if device >= self.device_bytes.len() => &external.disks[node],
+            _ => &self.disks[node],
+        }
     }
 
     /// What the configuration says to one node; `life` counts its processes.
@@ -224,6 +281,11 @@ impl Profile {
             suspend_without_data: self.seed.is_multiple_of(3),
             seed,
         }
+    }
+
+    /// Writes are answered before the peer has stored them.
+    pub(crate) fn is_asynchronous(&self) -> bool {
+        self.protocol != ReplicationProtocol::C
     }
 
     /// Whether a flush makes anything stable at all.
@@ -316,7 +378,7 @@ fn draw_peer(several_volumes: bool, rng: &mut Rng) -> PeerSettings {
         authentication: HmacAlgorithm::from_name("sha1").filter(|_| rng.chance(200)).map(|it| (it, b"secret".to_vec())),
         integrity: DigestAlgorithm::from_name("crc32c").filter(|_| rng.chance(150)),
         verify_alg: String::new(),
-        csums: DigestAlgorithm::from_name("sha1").filter(|_| rng.chance(150)),
+        csums: DigestAlgorithm::from_name("crc32c").filter(|_| rng.chance(150)),
         use_rle: rng.coin(),
         timeout: Duration::from_nanos(rng.spread(500 * MILLISECOND, 3 * SECOND)),
         ko_count: rng.within(2, 7) as u32,

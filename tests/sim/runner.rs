@@ -12,7 +12,8 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::open::{OPEN, is_open};
 use crate::profile::{Fault, MILLISECOND, Profile, SECOND, name};
-use crate::world::{Failure, Happening, World};
+use crate::rng::mix;
+use crate::world::{Failure, Happening, KINDS, World};
 
 /// Longest healing: everything must be whole by then.
 const HEALING_MAX: u64 = 300 * SECOND;
@@ -116,8 +117,8 @@ fn heal(world: &mut World) {
 
 fn within_events(world: &mut World) -> bool {
     if world.events > EVENTS_MAX {
-        let kinds = format!("{:?}", world.kinds);
-        world.fail("L2", format!("{EVENTS_MAX} events: {kinds}"));
+        let kinds: Vec<_> = KINDS.iter().zip(world.kinds).collect();
+        world.fail("L2", format!("{EVENTS_MAX} events: {kinds:?}"));
     }
     world.failure.is_none()
 }
@@ -143,7 +144,7 @@ impl World {
         self.client.outstanding.is_empty()
             && (0..2).all(|node| {
                 (0..self.volumes()).all(|volume| {
-                    self.nodes[node].disks[volume].is_idle()
+                    self.nodes[node].is_idle(&self.profile, volume)
                         && self.facts(node, volume).is_some_and(|facts| facts.is_in_sync() && facts.requests == 0)
                 })
             })
@@ -157,6 +158,8 @@ pub(crate) struct Totals {
     events: u64,
     virtual_time: u64,
     counts: BTreeMap<String, u64>,
+    /// What all these worlds did, as one number: equal before and after a change that should change nothing.
+    trace: u64,
     pub(crate) failures: Vec<(u64, Failure)>,
 }
 
@@ -181,6 +184,7 @@ pub(crate) fn run_many(base: u64, seeds: u64, draw: fn(u64) -> Profile, failures
             totals.seeds += 1;
             totals.events += outcome.events;
             totals.virtual_time += outcome.virtual_time;
+            totals.trace ^= mix(seed ^ mix(outcome.hash ^ outcome.events));
             for (what, count) in outcome.counts {
                 *totals.counts.entry(what).or_default() += count;
             }
@@ -208,8 +212,9 @@ impl Totals {
     pub(crate) fn report(&self, processor: f64) {
         let rate = |count: u64| count as f64 / processor.max(0.001);
         println!(
-            "{} seeds, {:.1} seeds/CPU-s, {:.0} events/CPU-s, {:.0} virtual s/CPU-s, {:.1} CPU-s",
+            "{} seeds (trace {:016x}), {:.1} seeds/CPU-s, {:.0} events/CPU-s, {:.0} virtual s/CPU-s, {:.1} CPU-s",
             self.seeds,
+            self.trace,
             rate(self.seeds),
             rate(self.events),
             rate(self.virtual_time / SECOND),

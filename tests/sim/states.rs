@@ -107,7 +107,16 @@ impl World {
                 disk.lose_power(&mut self.rng.fork);
             });
             let layout = self.layouts[volume];
-            let decoded = [0, 1].map(|node| decode(&disks[node].view, &layout, disks[node].bytes, node));
+            let metadata = self.profile.metadata_device(volume);
+            let external = (metadata != volume).then(|| {
+                [0, 1].map(|node| {
+                    let mut disk = self.nodes[node].disks[metadata].clone();
+                    disk.lose_power(&mut self.rng.fork);
+                    disk
+                })
+            });
+            let metadata = external.as_ref().unwrap_or(&disks);
+            let decoded = [0, 1].map(|node| decode(&metadata[node].view, &layout, metadata[node].bytes, node));
             let [a, b] = match decoded {
                 [Ok(a), Ok(b)] => [a, b],
                 [Err(text), _] | [_, Err(text)] => return self.fail("M1", format!("after a power loss: {text}")),
@@ -214,7 +223,7 @@ impl World {
         let layout = self.layouts[volume];
         let mut ids = Vec::new();
         for node in 0..2 {
-            let disk = &self.nodes[node].disks[volume];
+            let disk = self.nodes[node].metadata(&self.profile, volume);
             match crate::fork::superblock(&disk.stable, &layout, disk.bytes) {
                 Err(text) => return self.fail("M1", text),
                 Ok(superblock) => {

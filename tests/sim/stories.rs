@@ -86,7 +86,7 @@ impl Story {
 
     fn start(&mut self, node: usize) {
         self.world.start(node);
-        self.until("device free", |world| world.nodes[node].disks[0].is_idle());
+        self.until("device free", |world| world.nodes[node].is_idle(&world.profile, 0));
         self.bring_up(node);
     }
 

@@ -5,7 +5,8 @@
 //!
 //! Not here: what must hold (`laws`), what people do (`operator`, `client`), what breaks (`faults`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use shimai::metadata::layout::Layout;
 use shimai::model::ids::CommandId;
@@ -28,12 +29,16 @@ const TIMELINE_MAX: usize = 2_000_000;
 /// Events at one instant that mean the machine spins.
 const SPIN_MAX: u32 = 20_000;
 
+/// Names of the kinds of happenings.
+pub(crate) const KINDS: [&str; 11] =
+    ["disk ends", "arrival", "taken", "opened", "notice", "dial", "timer", "burst", "manage", "check", "fault"];
+
 /// Something that will happen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Happening {
     DiskEnds {
         node: usize,
-        volume: usize,
+        device: usize,
         number: u64,
     },
     Arrival {
@@ -89,20 +94,51 @@ pub(crate) enum Happening {
 }
 
 impl Happening {
-    fn kind(&self) -> &'static str {
+    /// Its place in [`KINDS`].
+    fn kind(&self) -> usize {
         match self {
-            Self::DiskEnds { .. } => "disk ends",
-            Self::Arrival { .. } => "arrival",
-            Self::Taken { .. } => "taken",
-            Self::Opened { .. } => "opened",
-            Self::Notice { .. } => "notice",
-            Self::Dial { .. } | Self::DialFailed { .. } => "dial",
-            Self::Timer { .. } => "timer",
-            Self::Burst { .. } => "burst",
-            Self::Manage => "manage",
-            Self::Check | Self::Fork => "check",
-            _ => "fault",
+            Self::DiskEnds { .. } => 0,
+            Self::Arrival { .. } => 1,
+            Self::Taken { .. } => 2,
+            Self::Opened { .. } => 3,
+            Self::Notice { .. } => 4,
+            Self::Dial { .. } | Self::DialFailed { .. } => 5,
+            Self::Timer { .. } => 6,
+            Self::Burst { .. } => 7,
+            Self::Manage => 8,
+            Self::Check | Self::Fork => 9,
+            _ => 10,
         }
+    }
+}
+
+/// When something happens, and which of those at one instant comes first.
+pub(crate) type Place = (u64, u64);
+
+/// What the queue holds; ordered by its place alone.
+#[derive(Debug)]
+struct Due {
+    place: Place,
+    happening: Happening,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place.cmp(&other.place)
     }
 }
 
@@ -128,7 +164,8 @@ pub(crate) struct World {
     pub(crate) profile: Profile,
     pub(crate) layouts: Vec<Layout>,
     pub(crate) now: u64,
-    queue: BTreeMap<(u64, u64), Happening>,
+    /// Everything but the timers of running processes, which are set anew all the time.
+    queue: BinaryHeap<Reverse<Due>>,
     sequence: u64,
     pub(crate) rng: Streams,
     pub(crate) nodes: [Node; 2],
@@ -144,8 +181,8 @@ pub(crate) struct World {
     pub(crate) hash: u64,
     pub(crate) verbose: bool,
     pub(crate) timeline: VecDeque<String>,
-    /// How often each kind of thing happened.
-    pub(crate) kinds: BTreeMap<&'static str, u64>,
+    /// How often each of [`KINDS`] happened.
+    pub(crate) kinds: [u64; KINDS.len()],
     next_command: u64,
     spins: u32,
     actions: Vec<Action>,
@@ -165,7 +202,7 @@ impl World {
             watch: Watch::new(volumes),
             layouts,
             now: 0,
-            queue: BTreeMap::new(),
+            queue: BinaryHeap::new(),
             sequence: 0,
             rng: Streams {
                 disk: base.fork(1),
@@ -183,7 +220,7 @@ impl World {
             hash: profile.seed,
             verbose,
             timeline: VecDeque::new(),
-            kinds: BTreeMap::new(),
+            kinds: [0; KINDS.len()],
             next_command: 1,
             spins: 0,
             actions: Vec::new(),
@@ -195,11 +232,15 @@ impl World {
         self.layouts.len()
     }
 
-    pub(crate) fn at(&mut self, time: u64, happening: Happening) -> (u64, u64) {
+    /// The place in the order of things of what will happen then.
+    fn place(&mut self, time: u64) -> Place {
         self.sequence += 1;
-        let key = (time.max(self.now), self.sequence);
-        self.queue.insert(key, happening);
-        key
+        (time.max(self.now), self.sequence)
+    }
+
+    pub(crate) fn at(&mut self, time: u64, happening: Happening) {
+        let place = self.place(time);
+        self.queue.push(Reverse(Due { place, happening }));
     }
 
     pub(crate) fn after(&mut self, delay: u64, happening: Happening) {
@@ -246,26 +287,35 @@ impl World {
         if self.failure.is_some() {
             return false;
         }
-        let Some((&(time, _), _)) = self.queue.first_key_value() else { return false };
+        let timers = [0, 1].map(|node| self.nodes[node].process.as_ref().and_then(|process| process.timer));
+        let first = self.queue.peek().map(|Reverse(due)| due.place);
+        let Some(place) = first.into_iter().chain(timers.into_iter().flatten()).min() else { return false };
+        let time = place.0;
         if time > until {
             self.now = until;
             return false;
         }
-        let Some(((time, _), happening)) = self.queue.pop_first() else { return false };
+        let happening = match timers.iter().position(|&timer| timer == Some(place)) {
+            Some(node) => Happening::Timer { node, life: self.nodes[node].life },
+            None => match self.queue.pop() {
+                Some(Reverse(due)) => due.happening,
+                None => return false,
+            },
+        };
         self.spins = if time > self.now { 0 } else { self.spins + 1 };
         if self.spins > SPIN_MAX {
             self.fail("L2", format!("{SPIN_MAX} events without time passing; the last is {happening:?}"));
         }
         self.now = time;
         self.hash = mix(self.hash ^ time);
-        *self.kinds.entry(happening.kind()).or_default() += 1;
+        self.kinds[happening.kind()] += 1;
         self.happen(happening);
         true
     }
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::DiskEnds { node, volume, number } => self.on_disk_end(node, volume, number),
+            Happening::DiskEnds { node, device, number } => self.on_disk_end(node, device, number),
             Happening::Arrival { link, side } => self.on_arrival(link, side),
             Happening::Taken { link, side } => self.on_taken(link, side),
             Happening::Opened { link, side } => self.on_opened(link, side),
@@ -361,26 +411,23 @@ impl World {
 
     fn arm(&mut self, node: usize) {
         let now = self.now;
-        let host = &mut self.nodes[node];
-        let life = host.life;
+        let host = &self.nodes[node];
         let due = host.process.as_ref().and_then(|process| process.resource.next_deadline());
         let due = due.map(|instant| host.world_time(instant).max(now));
-        let Some(process) = host.process.as_mut() else { return };
-        let old = process.timer.take();
-        if let (Some(key), Some(due)) = (old, due)
-            && key.0 == due
-            && self.queue.contains_key(&key)
-        {
-            process.timer = old;
+        let Some(process) = host.process.as_ref() else { return };
+        if process.timer.is_some() && process.timer.map(|place| place.0) == due {
             return;
         }
-        if let Some(key) = old {
-            self.queue.remove(&key);
-        }
-        let key = due.map(|due| self.at(due, Happening::Timer { node, life }));
+        let timer = due.map(|due| self.place(due));
         if let Some(process) = self.nodes[node].process.as_mut() {
-            process.timer = key;
+            process.timer = timer;
         }
+    }
+
+    /// The process is gone; its timer goes off for nobody.
+    pub(crate) fn leave_timer(&mut self, node: usize, timer: Option<Place>) {
+        let happening = Happening::Timer { node, life: self.nodes[node].life };
+        self.queue.extend(timer.map(|place| Reverse(Due { place, happening })));
     }
 
     fn on_timer(&mut self, node: usize, life: u32) {
