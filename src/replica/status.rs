@@ -5,7 +5,7 @@ use super::resync::{Resync, Side};
 use crate::control::status::{
     PeerStatus, PeerVolumeStatus, ResourceStatus, ResyncSuspended, Suspended, SyncStatus, VolumeStatus,
 };
-use crate::model::state::ConnectionState;
+use crate::model::state::{ConnectionState, DiskState};
 use crate::wire::packet::ReplicationProtocol;
 
 impl Resource {
@@ -46,11 +46,17 @@ impl Resource {
             al_suspended: false,
             blocked_upper: self.is_blocked(volume),
             blocked_lower: false,
-            client: false,
+            client: self.is_client(volume),
             open: state.openers > 0,
             nbd: Vec::new(),
             backing_dev: state.settings.backing_device.clone().filter(|_| state.disk.is_some()),
         }
+    }
+
+    /// Whether the volume has no disk here because it is to have none.
+    pub(super) fn is_client(&self, volume: usize) -> bool {
+        let state = &self.volumes[volume];
+        state.settings.backing_device.is_none() && state.disk_state == DiskState::Diskless
     }
 
     fn peer_status(&self, peer: usize) -> PeerStatus {
