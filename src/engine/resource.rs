@@ -103,7 +103,6 @@ impl ResourceLoop {
 
     /// Runs until somebody stops it.
     pub(super) fn run(&mut self) -> Result<(), EngineError> {
-        self.links.start(&mut self.ring);
         self.nbd.start(&mut self.ring);
         self.poll_mailbox();
         let mut completions = Vec::new();
@@ -207,6 +206,8 @@ impl ResourceLoop {
         if self.resource.role() != Role::Primary && self.nbd.has_openers() {
             self.nbd.close_openers("the resource is no longer Primary here");
         }
+        let resource = &self.resource;
+        self.links.listen(|peer| resource.expects(peer), self.now, &mut self.ring);
         self.links.pump(self.now, &mut self.ring, &mut self.events);
         self.nbd.pump(self.now, &mut self.ring, &mut self.events);
         self.disks.retire(&mut self.ring);
