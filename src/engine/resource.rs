@@ -163,7 +163,8 @@ impl ResourceLoop {
     }
 
     fn step_clients(&mut self) {
-        let exports = Exports { settings: &self.spec.settings, resource: &self.resource, disks: &self.disks };
+        let exports =
+            Exports { settings: &self.spec.settings, resource: &self.resource, disks: &self.disks, now: self.now };
         self.nbd.step(&exports, &mut self.events);
     }
 
@@ -279,7 +280,7 @@ impl ResourceLoop {
     }
 
     fn status(&self) -> ResourceStatus {
-        let mut status = self.resource.status();
+        let mut status = self.resource.status(self.now);
         let names = names(&self.spec.settings);
         let volumes = self.spec.settings.volumes.iter().enumerate();
         for (index, settings) in volumes {
