@@ -3,17 +3,20 @@
 #![allow(missing_docs, reason = "criterion_group! makes public functions without documentation")]
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 use shimai::activity_log::{ActivityLog, Begin};
-use shimai::bitmap::Bitmap;
+use shimai::bitmap::{Bitmap, PAGE_BYTES};
 use shimai::model::units::{BlockIndex, ExtentIndex};
 
 /// DRBD's default.
 const SLOTS: u16 = 1237;
 /// Blocks of 1 TiB.
 const BLOCKS: u64 = 1 << 28;
+/// Words of a page of the bitmap, and pages of 1 TiB.
+const PAGE_WORDS: usize = PAGE_BYTES / size_of::<u64>();
+const PAGES: u64 = BLOCKS / (8 * PAGE_BYTES as u64);
 
 /// Begins and ends a write in a cold extent, with the record that names it.
 fn begin_cold(log: &mut ActivityLog, extent: ExtentIndex, admitted: &mut Vec<u64>) {
@@ -82,14 +85,37 @@ fn bitmap(criterion: &mut Criterion) {
             count
         });
     });
-    let bytes = vec![0x11; 4096];
-    criterion.bench_function("bitmap of 1 TiB: merge a page from the peer", |bencher| {
-        bencher.iter_batched_ref(
-            || Bitmap::new(1 << 20, 1),
-            |bitmap| bitmap.merge_bytes(0, 512, black_box(&bytes)),
-            BatchSize::SmallInput,
-        );
+    criterion.bench_function("bitmap of 1 TiB: set all and clear all", |bencher| {
+        bencher.iter(|| {
+            empty.set_all(0);
+            empty.clear_all(0);
+        });
     });
+    criterion.bench_function("bitmap of 1 TiB: merge a page from the peer", |bencher| {
+        bencher.iter_custom(|count| merge(&mut empty, count));
+    });
+    let mut whole = criterion.benchmark_group("bitmap of 1 TiB");
+    whole.sample_size(20).bench_function("merge all 8192 pages from the peer", |bencher| {
+        bencher.iter_custom(|count| merge(&mut empty, count * PAGES));
+    });
+}
+
+/// The time for `count` merges of a page, one page after the other through the whole bitmap. Every merge sets bits: what
+/// the last round set is cleared before the next, outside the time.
+fn merge(bitmap: &mut Bitmap, count: u64) -> Duration {
+    let bytes = vec![0x11; PAGE_BYTES];
+    let mut elapsed = Duration::ZERO;
+    for round in 0..count.div_ceil(PAGES) {
+        bitmap.clear_all(0);
+        let begin = Instant::now();
+        for page in 0..(count - round * PAGES).min(PAGES) {
+            let newly_set = bitmap.merge_bytes(0, page as usize * PAGE_WORDS, black_box(&bytes));
+            assert_eq!(newly_set, PAGE_BYTES as u64 * 2);
+        }
+        elapsed += begin.elapsed();
+    }
+    bitmap.clear_all(0);
+    elapsed
 }
 
 criterion_group! {

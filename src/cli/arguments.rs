@@ -149,7 +149,7 @@ pub enum Command {
     Resize(Resize),
     /// Wait until connected
     WaitConnect(On),
-    /// Wait until connected and no resync runs
+    /// Wait until connected and both disks are UpToDate
     WaitSync(On),
     /// Print both roles, as Local/Peer
     Role(On),

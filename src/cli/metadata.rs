@@ -11,6 +11,7 @@ use super::configuration::resources;
 use crate::config::{MetaDisk, Resource, Volume};
 use crate::engine::offline::{self, MetadataPlace, NewMetadata, OfflineError};
 use crate::metadata::layout::{Format, Placement, Striping};
+use crate::metadata::probe::Extent;
 
 /// Exit code: wrong usage.
 const EXIT_USAGE: u8 = 1;
@@ -89,6 +90,17 @@ fn complain(name: &str, error: &OfflineError) -> u8 {
     match error {
         OfflineError::NoMetadata { .. } => eprintln!("next: shimai create-md {name}"),
         OfflineError::Unclean { .. } => eprintln!("next: shimai apply-al {name}"),
+        OfflineError::CutOff { path, usable_bytes, extent, .. } => {
+            if let Extent::Bytes(_) = extent {
+                eprintln!("next: shrink it to {} KiB or less, or", usable_bytes >> 10);
+            }
+            eprintln!("next: keep the metadata on another device (`meta-disk /dev/OTHER;`), or");
+            eprintln!("next: if nobody needs what is there: wipefs --all {}", path.display());
+        }
+        OfflineError::InTheWay { path, .. } => {
+            eprintln!("next: name another device for the metadata (`meta-disk`), or");
+            eprintln!("next: if nobody needs what is there: wipefs --all {}", path.display());
+        }
         _ => {}
     }
     u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE)

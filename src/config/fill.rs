@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::number;
 use super::options::{self, Kind, Section, Unit};
-use super::syntax::Options;
+use super::syntax::{OptionLine, Options};
 use super::value::{
     AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, DiskOptions, Fencing, NetOptions, OnCongestion, OnIoError, OnNoData,
     OnSuspendedPrimaryOutdated, PeerDeviceOptions, Quorum, ReadBalancing, ReplicationProtocol, ResourceOptions,
@@ -19,22 +19,27 @@ const AL_EXTENTS_MIN: u32 = 67;
 #[derive(Clone)]
 pub(super) struct Settings<'a> {
     section: Section,
-    values: BTreeMap<&'static str, &'a str>,
+    lines: BTreeMap<&'static str, &'a OptionLine>,
 }
 
 impl<'a> Settings<'a> {
     /// From the most general place to the most specific one.
     pub(super) fn new(section: Section, places: &[&'a Options]) -> Self {
         let lines = places.iter().flat_map(|options| &options.0);
-        Self { section, values: lines.map(|line| (line.spec.name, line.value.as_str())).collect() }
+        Self { section, lines: lines.map(|line| (line.spec.name, line)).collect() }
+    }
+
+    /// The line that counts for `name`.
+    pub(super) fn line(&self, name: &str) -> Option<&'a OptionLine> {
+        self.lines.get(name).copied()
     }
 
     /// What is written for `name`, not its default.
     pub(super) fn written(&self, name: &str) -> Option<&'a str> {
-        self.values.get(name).copied()
+        self.line(name).map(|line| line.value.as_str())
     }
 
-    fn text(&self, name: &str) -> Option<&'a str> {
+    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
         self.written(name).or_else(|| options::find(self.section, name)?.default)
     }
 
@@ -50,7 +55,7 @@ impl<'a> Settings<'a> {
     }
 
     /// A number in the unit of its option. The parser has checked it.
-    fn number(&self, name: &str) -> u64 {
+    pub(super) fn number(&self, name: &str) -> u64 {
         self.text(name).and_then(|text| number::parse(text, self.unit(name)).ok()).unwrap_or_default()
     }
 
@@ -62,7 +67,7 @@ impl<'a> Settings<'a> {
         self.number(name).saturating_mul(self.unit(name).scale())
     }
 
-    fn duration(&self, name: &str) -> Duration {
+    pub(super) fn duration(&self, name: &str) -> Duration {
         let count = self.number(name);
         match self.unit(name) {
             Unit::Tenth => Duration::from_millis(count.saturating_mul(100)),
@@ -71,7 +76,7 @@ impl<'a> Settings<'a> {
         }
     }
 
-    fn yes(&self, name: &str) -> bool {
+    pub(super) fn yes(&self, name: &str) -> bool {
         self.text(name) == Some("yes")
     }
 
@@ -80,7 +85,7 @@ impl<'a> Settings<'a> {
         self.text(name).and_then(from_word).unwrap_or(fallback)
     }
 
-    fn quorum(&self, name: &str) -> Quorum {
+    pub(super) fn quorum(&self, name: &str) -> Quorum {
         match self.text(name) {
             None | Some("off") => Quorum::Off,
             Some("majority") => Quorum::Majority,

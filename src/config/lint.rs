@@ -1,4 +1,8 @@
 //! What a configuration says that has no effect here, or is legal and probably not meant.
+//!
+//! Single lines are looked at where they stand; what options mean together (`relations`) also through inheritance.
+
+mod relations;
 
 use super::error::Place;
 use super::options::Section;
@@ -34,6 +38,7 @@ pub(super) fn document(document: &Document) -> Vec<Lint> {
     for resource in &document.resources {
         lints.resource(resource);
     }
+    relations::document(document, &mut lints);
     lints.0
 }
 
@@ -42,6 +47,14 @@ struct Lints(Vec<Lint>);
 impl Lints {
     fn say(&mut self, place: &Place, sentence: String) {
         self.0.push(Lint { file: place.file.to_string(), line: place.line, column: place.column, sentence });
+    }
+
+    /// As `say`; what many resources inherit is said once.
+    fn say_once(&mut self, place: &Place, sentence: String) {
+        let lint = Lint { file: place.file.to_string(), line: place.line, column: place.column, sentence };
+        if !self.0.contains(&lint) {
+            self.0.push(lint);
+        }
     }
 
     fn option(&mut self, line: &OptionLine) {

@@ -362,7 +362,7 @@ table! {
             "Extents of 4 MiB that may be written to at once, at least 67; more is rarer records and longer crash resync.";
         "al-updates" Kind::Boolean, YES, Both, false, []
             "Keep the activity log; without it a crash means a full resync.";
-        "discard-zeroes-if-aligned" Kind::Boolean, YES, Both, true, []
+        "discard-zeroes-if-aligned" Kind::Boolean, YES, Both, false, []
             "Use discards of aligned ranges to write zeroes.";
         "disable-write-same" Kind::Boolean, NO, Both, false, [] "Never pass write-same to the backing device.";
         "disk-timeout" number(Unit::Tenth, 0, 6000), Some("0"), Both, false, []
@@ -393,11 +393,11 @@ table! {
         "diskless" Kind::Boolean, NO, Nine, false, [] "The node has no disk on purpose.";
     }
     Startup {
-        "wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, true, []
+        "wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, false, []
             "How long starting waits for peers; 0 is for ever.";
-        "degr-wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, true, []
+        "degr-wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, false, []
             "The same, if this node was alone when it went down.";
-        "outdated-wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, true, []
+        "outdated-wfc-timeout" number(Unit::Second, 0, 300_000), Some("0"), Both, false, []
             "The same, if the peer is known to be outdated.";
         "wait-after-sb" Kind::Boolean, NO, Both, false, [] "Keep waiting when split brain keeps the nodes apart.";
         "stacked-timeouts" Kind::Flag, None, Both, false, [] "Use these timeouts also for stacked resources.";

@@ -235,6 +235,127 @@ fn lint_names_what_has_no_effect() {
     );
 }
 
+/// Remarks about a resource with these sections, without those about options that have no effect yet.
+fn relations(sections: &str) -> Vec<String> {
+    let config = good(&format!("{sections}\nresource r {{ {TWO} }}"));
+    let lints = config.lint().into_iter().filter(|lint| !lint.sentence.contains("yet"));
+    lints.map(|lint| format!("{}: {}", lint.line, lint.sentence)).collect()
+}
+
+#[test]
+fn lint_names_options_that_do_not_go_together() {
+    let cases: &[(&str, &[&str])] = &[
+        (
+            "net { timeout 100; }",
+            &[
+                "1: timeout (10 s) must be lower than connect-int (10 s)",
+                "1: timeout (10 s) must be lower than ping-int (10 s)",
+            ],
+        ),
+        (
+            "net { connect-int 6;\nping-int 5; }",
+            &[
+                "1: timeout (6 s) must be lower than connect-int (6 s)",
+                "2: timeout (6 s) must be lower than ping-int (5 s)",
+            ],
+        ),
+        (
+            "net { ping-timeout 20;\nping-int 1; timeout 5; }",
+            &["1: ping-timeout (2 s) must be lower than ping-int (1 s); ping-int is written at main.conf:2:1"],
+        ),
+        ("net { timeout 59; connect-int 6; ping-int 6; ping-timeout 59; }", &[]),
+        (
+            "net { allow-two-primaries;\nprotocol B; }",
+            &["1: allow-two-primaries needs protocol C, and this is protocol B; protocol is written at main.conf:2:1"],
+        ),
+        (
+            "net { on-congestion pull-ahead; }",
+            &["1: on-congestion pull-ahead needs protocol A, and this is protocol C"],
+        ),
+        ("net { on-congestion pull-ahead; protocol A; }", &[]),
+        (
+            "net { protocol A; }\ndisk { fencing resource-and-stonith; }\nhandlers { fence-peer x; }",
+            &["2: fencing resource-and-stonith needs protocol B or C, and this is protocol A; protocol is written at \
+             main.conf:1:16"],
+        ),
+        (
+            "disk { fencing resource-only; }",
+            &["1: fencing resource-only asks the handler fence-peer, and there is none"],
+        ),
+        ("handlers { fence-peer x; }", &["1: the handler fence-peer is asked only with fencing other than dont-care"]),
+        ("net { cram-hmac-alg sha1; }", &["1: cram-hmac-alg without shared-secret: the peers need both"]),
+        ("net { shared-secret x; }", &["1: shared-secret without cram-hmac-alg: nobody is asked for it"]),
+        ("net { csums-after-crash-only; }", &["1: csums-after-crash-only means nothing without csums-alg"]),
+        (
+            "disk { c-min-rate 2M; c-max-rate 1M; }",
+            &["1: c-min-rate (2048 KiB/s) is above c-max-rate (1024 KiB/s); c-max-rate is written at main.conf:1:32"],
+        ),
+        ("disk { resync-rate 200M; }", &["1: resync-rate (204800 KiB/s) is above c-max-rate (102400 KiB/s)"]),
+        ("disk { resync-rate 200M; c-plan-ahead 0; }", &[]),
+        (
+            "disk { c-plan-ahead 0; c-fill-target 1M; }",
+            &[
+                "1: c-fill-target counts only with c-plan-ahead; while that is 0, resync-rate is the rate; c-plan-ahead is \
+             written at main.conf:1:17",
+            ],
+        ),
+        ("disk { c-delay-target 5; }", &["1: c-delay-target counts only while c-fill-target is 0"]),
+        (
+            "disk { discard-granularity 5000; block-size 4096; }",
+            &["1: discard-granularity 5000 is no multiple of block-size 4096; block-size is written at main.conf:1:43"],
+        ),
+        (
+            "startup { wfc-timeout 60; degr-wfc-timeout 120; outdated-wfc-timeout 0; }",
+            &[
+                "1: degr-wfc-timeout 120 is longer than wfc-timeout 60, and is lowered to wfc-timeout; wfc-timeout is written \
+             at main.conf:1:20",
+                "1: outdated-wfc-timeout 0 (for ever) is longer than degr-wfc-timeout 120, and is lowered to wfc-timeout; \
+             degr-wfc-timeout is written at main.conf:1:36; wfc-timeout is written at main.conf:1:20",
+            ],
+        ),
+        ("startup { wfc-timeout 60; degr-wfc-timeout 60; outdated-wfc-timeout 5; }", &[]),
+        (
+            "options { quorum 3; quorum-minimum-redundancy all; }",
+            &[
+                "1: quorum 3 can never be reached: there are 2 hosts",
+                "1: quorum-minimum-redundancy is unreliable while a peer has never been seen; write a number",
+            ],
+        ),
+        ("options { quorum-minimum-redundancy 1; }", &["1: quorum-minimum-redundancy means nothing without quorum"]),
+        (
+            "options { on-suspended-primary-outdated force-secondary; on-no-quorum io-error; }",
+            &["1: on-suspended-primary-outdated force-secondary needs on-no-quorum suspend-io: nothing is suspended; \
+             on-no-quorum is written at main.conf:1:67"],
+        ),
+    ];
+    for (sections, expected) in cases {
+        assert_eq!(relations(&format!("common {{ {sections} }}")), *expected, "{sections}");
+    }
+}
+
+#[test]
+fn what_is_inherited_is_judged_where_it_counts_and_said_once() {
+    let host = |number: u8, port: u16| {
+        format!(
+            "on h{number} {{ node-id {number}; device /dev/drbd{port}; disk /dev/sd{port}; address 10.0.0.{number}:{port}; }}"
+        )
+    };
+    let resource = |name: &str, port: u16, more: &str| {
+        let link = format!("connection {{ host h1; host h2; net {{ {more} }} }}");
+        format!("resource {name} {{\n{} {}\n{link}\n}}\n", host(1, port), host(2, port))
+    };
+    let text = |more: &str| {
+        let common = "common { net { ping-int 3; timeout 40; } }\n";
+        format!("{common}{}{}", resource("a", 7001, more), resource("b", 7002, more))
+    };
+    let lints = |more: &str| -> Vec<String> { good(&text(more)).lint().iter().map(ToString::to_string).collect() };
+    let sentence = "timeout (4 s) must be lower than ping-int (3 s); ping-int is written at main.conf:1:16";
+    assert_eq!(lints(""), [format!("main.conf:1:28: {sentence}")]);
+    assert_eq!(lints("ping-int 5;"), [""; 0], "each connection overrides it");
+    let lints = lints("ping-timeout 30;");
+    assert_eq!(lints.len(), 3, "one for all, one for each: {lints:#?}");
+}
+
 #[test]
 fn the_sample_file_is_a_configuration_and_stays_one_when_uncommented() {
     let sample = Config::sample_file();

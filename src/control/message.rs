@@ -65,7 +65,7 @@ verbs! {
     Resize "resize",
     /// Wait until connected.
     WaitConnect "wait-connect",
-    /// Wait until connected and no resync runs.
+    /// Wait until connected and both disks are current.
     WaitSync "wait-sync",
     /// Print `Local/Peer` roles.
     Role "role",

@@ -52,15 +52,13 @@ pub struct Suspended {
     pub user: bool,
     /// No disk, here or there, has the data.
     pub no_data: bool,
-    /// A fencing handler has not answered yet.
-    pub fencing: bool,
 }
 
 impl Suspended {
     /// For any reason.
     #[must_use]
     pub const fn any(self) -> bool {
-        self.user || self.no_data || self.fencing
+        self.user || self.no_data
     }
 }
 
@@ -96,15 +94,9 @@ pub struct VolumeStatus {
     /// Requests to the backing disk that are not answered yet.
     #[serde(default)]
     pub lower_pending: u64,
-    /// The activity log is not being written.
-    #[serde(default)]
-    pub al_suspended: bool,
     /// New requests of applications wait.
     #[serde(default)]
     pub blocked_upper: bool,
-    /// The backing disk does not take more.
-    #[serde(default)]
-    pub blocked_lower: bool,
     /// Intentionally without a disk.
     #[serde(default)]
     pub client: bool,
@@ -135,7 +127,7 @@ pub struct PeerStatus {
     /// The protocol of the connection (`A`, `B`, `C`); absent without a network configuration.
     #[serde(default)]
     pub protocol: Option<char>,
-    /// The link takes less than we have to send.
+    /// The link takes less than we have to send: more than a request waits for the socket.
     #[serde(default)]
     pub congested: bool,
     /// Sectors of applications' writes under way to it.
@@ -144,7 +136,7 @@ pub struct PeerStatus {
     /// Sectors of resync under way.
     #[serde(default)]
     pub rs_in_flight: u64,
-    /// Epochs of writes it has not confirmed.
+    /// Epochs of writes that it, or we, have not confirmed.
     #[serde(default)]
     pub epochs: u64,
     /// Why it is not connected, in words.
@@ -178,10 +170,10 @@ pub struct PeerVolumeStatus {
     /// What may differ.
     #[serde(default)]
     pub out_of_sync_kib: u64,
-    /// Sent, not acknowledged by the peer.
+    /// Sent, not acknowledged by the peer: writes, reads, and ranges of a resync.
     #[serde(default)]
     pub pending: u64,
-    /// Received, not acknowledged by us.
+    /// Received, not acknowledged by us: writes, reads, and ranges of a resync.
     #[serde(default)]
     pub unacked: u64,
     /// While a resync or verify runs or is paused.
@@ -197,15 +189,13 @@ pub struct ResyncSuspended {
     pub user: bool,
     /// By the peer.
     pub peer: bool,
-    /// Another resource's resync goes first.
-    pub dependency: bool,
 }
 
 impl ResyncSuspended {
     /// For any reason.
     #[must_use]
     pub const fn any(self) -> bool {
-        self.user || self.peer || self.dependency
+        self.user || self.peer
     }
 }
 
@@ -227,11 +217,11 @@ pub struct SyncStatus {
     pub want_kib_per_s: Option<u64>,
     /// At the rate of the last seconds.
     pub seconds_left: Option<u64>,
-    /// No progress for a long time.
+    /// No progress for minutes, although nobody holds it.
     pub stalled: bool,
-    /// How long it has run.
+    /// How long ago it began.
     pub elapsed_ms: u64,
-    /// How long of that it was paused.
+    /// How long of that it was held.
     pub paused_ms: u64,
     /// Blocks that could not be read or written.
     pub failed_kib: u64,
@@ -276,21 +266,21 @@ impl PeerVolumeStatus {
 impl ResyncSuspended {
     /// `no` or the list of reasons.
     fn list(self) -> String {
-        list(&[(self.user, "user"), (self.peer, "peer"), (self.dependency, "dependency")])
+        list(&[(self.user, "user"), (self.peer, "peer")])
     }
 }
 
 impl Suspended {
     /// `no` or the list of reasons.
     fn list(self) -> String {
-        list(&[(self.user, "user"), (self.no_data, "no-data"), (self.fencing, "fencing")])
+        list(&[(self.user, "user"), (self.no_data, "no-data")])
     }
 }
 
 impl VolumeStatus {
     /// `no` or what is blocked.
     fn blocked(&self) -> String {
-        list(&[(self.blocked_upper, "upper"), (self.blocked_lower, "lower")])
+        list(&[(self.blocked_upper, "upper")])
     }
 }
 

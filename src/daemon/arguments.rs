@@ -18,7 +18,7 @@ pub struct Arguments {
     /// Where the sockets are
     #[arg(long, value_name = "DIR", env = "SHIMAI_RUN_DIR", default_value = "/run/shimai")]
     pub run_dir: PathBuf,
-    /// Where what must survive a restart is kept, beside the disks
+    /// Reserved for what must survive a restart and is on no disk; made at the start, nothing is kept there yet
     #[arg(long, value_name = "DIR", env = "SHIMAI_STATE_DIR", default_value = "/var/lib/shimai")]
     pub state_dir: PathBuf,
     /// Serve NBD over TCP as well: the first resource of the configuration on this port, the next on the next port

@@ -58,10 +58,12 @@ async fn one(node: &Node, request: &Request, name: &str, out: &Out) -> Result<()
             }
             Ok(())
         }
-        Verb::WaitConnect => wait(&running, Command::WaitConnect, "waiting for the connection of", out).await,
+        Verb::WaitConnect => wait(&running, Command::WaitConnect, "waiting for the connection of", alone, out).await,
         Verb::WaitSync => {
             for volume in volumes {
-                wait(&running, Command::WaitSync { volume }, "waiting for the resync of", out).await?;
+                let number = number(&running, volume);
+                let hopeless = move |status: &ResourceStatus| alone(status).or_else(|| unsynced(status, number));
+                wait(&running, Command::WaitSync { volume }, "waiting for the resync of", hopeless, out).await?;
             }
             Ok(())
         }
@@ -176,20 +178,30 @@ fn known(node: &Node, name: &str) -> Result<(), Problem> {
     node.resolve(&config, name).map(|_| ())
 }
 
-/// Waits for the outcome of a command, and says how far it has come.
-async fn wait(running: &Running, command: Command, what: &str, out: &Out) -> Result<(), Problem> {
+/// Waits for the outcome of a command, says how far it has come, and gives up when it looks `hopeless` twice running: what
+/// was about to begin has begun by then.
+async fn wait(
+    running: &Running,
+    command: Command,
+    what: &str,
+    hopeless: impl Fn(&ResourceStatus) -> Option<Refusal>,
+    out: &Out,
+) -> Result<(), Problem> {
     let name = running.resource().name.clone();
     out.waits_for(format!("{what} {name}"));
     let work = running.command(command);
     tokio::pin!(work);
+    let mut was_hopeless = false;
     loop {
         match tokio::time::timeout(PROGRESS_INTERVAL, &mut work).await {
             Ok(result) => return result,
             Err(_) => {
                 let status = running.status().await?;
-                if let Some(refusal) = hopeless(&status) {
-                    return Err(Problem::Refused(refusal));
-                }
+                let refusal = hopeless(&status);
+                was_hopeless = match refusal {
+                    Some(refusal) if was_hopeless => return Err(Problem::Refused(refusal)),
+                    seen => seen.is_some(),
+                };
                 let progress = progress(&status, what);
                 if let Response::Progress { sentence, .. } = &progress {
                     out.waits_for(sentence.clone());
@@ -201,12 +213,41 @@ async fn wait(running: &Running, command: Command, what: &str, out: &Out) -> Res
 }
 
 /// Nobody looks for the peer: what is waited for cannot come.
-fn hopeless(status: &ResourceStatus) -> Option<Refusal> {
+fn alone(status: &ResourceStatus) -> Option<Refusal> {
     let is_alone = status.peers.iter().all(|peer| peer.connection == ConnectionState::StandAlone);
     is_alone.then(|| Refusal {
         code: Code::State(StateRefusal::NeedConnection),
         sentence: format!("{} is StandAlone: nobody looks for its peer, so there is nothing to wait for", status.name),
         next: Some(format!("connect {}", status.name)),
+    })
+}
+
+/// The volume needs a resync and none is under way: none will come by itself. A resync that is held counts as under way.
+fn unsynced(status: &ResourceStatus, number: u16) -> Option<Refusal> {
+    let volume = status.volumes.iter().find(|volume| volume.number == number)?;
+    let connected = |peer: &PeerVolumeStatus| peer.number == number && peer.replication == ConnectionState::Connected;
+    let (peer, theirs) =
+        status.peers.iter().find_map(|peer| Some((peer, peer.volumes.iter().find(|volume| connected(volume))?)))?;
+    let code = match (volume.disk, theirs.peer_disk) {
+        (DiskState::Diskless, _) if !volume.client => StateRefusal::NoLocalDisk,
+        (_, DiskState::Diskless) => StateRefusal::NoRemoteDisk,
+        (DiskState::Inconsistent, DiskState::Inconsistent) => StateRefusal::NoUpToDateDisk,
+        (disk, peer_disk) => {
+            let needs_sync =
+                |disk| matches!(disk, DiskState::Inconsistent | DiskState::Outdated | DiskState::Consistent);
+            (needs_sync(disk) || needs_sync(peer_disk)).then_some(StateRefusal::LowerThanOutdated)?
+        }
+    };
+    Some(Refusal {
+        code: Code::State(code),
+        sentence: format!(
+            "{}: volume {number} is {} here and {} on {}, and no resync runs, so there is nothing to wait for",
+            code.text(),
+            volume.disk,
+            theirs.peer_disk,
+            peer.name
+        ),
+        next: Some(format!("why {}", status.name)),
     })
 }
 

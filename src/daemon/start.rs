@@ -1,8 +1,9 @@
 //! The life of the daemon: one in a run directory, from its start to a clean end.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{IsTerminal, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{AccessFlags, access};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -70,12 +72,20 @@ fn take_seat(run_dir: &Path) -> anyhow::Result<(Seat, OwnedFd)> {
     Ok((Seat { _lock: lock, socket }, listener))
 }
 
+/// Makes the state directory, for us alone, or sees that what is there can be used.
+fn prepare_state_dir(path: &Path) -> anyhow::Result<()> {
+    let advice = || format!("the state directory {} cannot be used; give another one by --state-dir", path.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(advice)?;
+    access(path, AccessFlags::W_OK | AccessFlags::X_OK).with_context(advice)
+}
+
 fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let name = match &arguments.node {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname().context("no host name")?.to_string_lossy().into_owned(),
     };
     let (_seat, listener) = take_seat(&arguments.run_dir)?;
+    prepare_state_dir(&arguments.state_dir)?;
     let is_up_wanted = arguments.up;
     tracing::info!("node {name}, run directory {}", arguments.run_dir.display());
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -109,4 +119,32 @@ async fn live(node: Arc<Node>, listener: OwnedFd, is_up_wanted: bool) -> anyhow:
     operate::stop_all(&node).await;
     server.abort();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_state_directory_is_made_for_us_alone_and_may_be_there_already() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        for _ in 0..2 {
+            prepare_state_dir(&path).unwrap();
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        for path in [path.clone(), path.join("below"), "/proc/shimai".into()] {
+            let error = format!("{:#}", prepare_state_dir(&path).unwrap_err());
+            assert!(error.contains(&path.display().to_string()) && error.contains("--state-dir"), "{error}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::control::status::ResourceStatus;
 use crate::model::state::Role;
+use crate::model::time::Instant;
 use crate::model::units::SECTOR_BYTES;
 use crate::nbd::export::{Catalogue, Export};
 use crate::replica::Resource;
@@ -14,6 +15,7 @@ pub(super) struct Exports<'a> {
     pub(super) settings: &'a Settings,
     pub(super) resource: &'a Resource,
     pub(super) disks: &'a LocalDisks,
+    pub(super) now: Instant,
 }
 
 impl Catalogue for Exports<'_> {
@@ -48,7 +50,7 @@ impl Exports<'_> {
     fn refusal(&self, bytes: u64) -> Option<String> {
         let name = &self.settings.name;
         if self.resource.role() != Role::Primary {
-            return Some(not_primary(&self.resource.status()));
+            return Some(not_primary(&self.resource.status(self.now)));
         }
         (bytes == 0).then(|| format!("{name} has no disk here, and its size is not known"))
     }

@@ -121,7 +121,7 @@ impl std::fmt::Debug for ResourceHandle {
 }
 
 impl ResourceHandle {
-    /// Starts the resource's thread: Secondary, without disk and connection, its listeners open. Returns when it runs.
+    /// Starts the resource's thread: Secondary, without disk and connection, its addresses taken. Returns when it runs.
     ///
     /// # Errors
     /// No ring, no thread, an address in use, or a specification that contradicts itself.

@@ -30,6 +30,7 @@ mod nbd_server;
 pub mod offline;
 mod outbox;
 mod peer_link;
+mod peer_listener;
 mod resource;
 pub mod specification;
 #[cfg(test)]

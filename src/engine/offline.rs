@@ -4,7 +4,8 @@
 //! what is to be printed; errors carry the exit code that `drbdmeta` has for them. They run on a runtime of their own, so
 //! they must not be called from async code.
 //!
-//! Invariants: nothing but blank space is overwritten unless forced; a superblock is written last, after everything that
+//! Invariants: nothing but blank space is overwritten unless forced, and even then nothing that is known to reach into the
+//! place of the metadata; a superblock is written last, after everything that
 //! it speaks of is durable, and an old one is removed first: a crash in between leaves no metadata, never wrong metadata.
 //!
 //! Not here: which path and placement a volume has (`config`), formats (`metadata`).
@@ -21,6 +22,7 @@ use crate::io::bulk::{self, BulkError};
 use crate::metadata::apply::{Applied, ApplyError, Unusable, Verdict, apply_al};
 use crate::metadata::dump::{self, DumpError, GenerationLineError};
 use crate::metadata::layout::{Format, Layout, LayoutError, Placement, Striping};
+use crate::metadata::probe::Extent;
 use crate::metadata::superblock::{DeviceFlags, Superblock, SuperblockError};
 
 pub use self::device::Found;
@@ -43,7 +45,7 @@ pub struct NewMetadata {
     pub max_peers: u32,
     /// Shape of the activity log.
     pub striping: Striping,
-    /// Also over what is there.
+    /// Also over what is there, unless that would cut off a file system.
     pub force: bool,
 }
 
@@ -80,6 +82,32 @@ pub enum OfflineError {
         /// What.
         found: Found,
     },
+    /// Internal metadata would take the end of what is there; force does not help.
+    #[error(
+        "{path}: there is {name}{taken}; internal metadata would leave {usable} KiB, and what lies behind would be lost \
+         to it; nothing was changed",
+        path = path.display(),
+        taken = taken(extent),
+        usable = usable_bytes >> 10
+    )]
+    CutOff {
+        /// Which device.
+        path: PathBuf,
+        /// What is there.
+        name: &'static str,
+        /// How far it reaches.
+        extent: Extent,
+        /// Where the data would end.
+        usable_bytes: u64,
+    },
+    /// A device of its own for metadata is in use for something else; force does not help.
+    #[error("{path}: there is {name}, which metadata on this device would destroy; nothing was changed", path = path.display())]
+    InTheWay {
+        /// Which device.
+        path: PathBuf,
+        /// What is there.
+        name: &'static str,
+    },
     /// The activity log has not been applied.
     #[error("{path}: the metadata is unclean; run apply-al first", path = path.display())]
     Unclean {
@@ -108,6 +136,13 @@ pub enum OfflineError {
     },
 }
 
+fn taken(extent: &Extent) -> String {
+    match extent {
+        Extent::Bytes(bytes) => format!(" of {} KiB", bytes.div_ceil(1024)),
+        Extent::Whole | Extent::Unknown => ", which takes the whole device".to_owned(),
+    }
+}
+
 impl OfflineError {
     /// What the command exits with, as `drbdmeta`.
     #[must_use]
@@ -115,7 +150,7 @@ impl OfflineError {
         match self {
             Self::NoMetadata { .. } | Self::Unclean { .. } | Self::Apply { .. } => 1,
             Self::Occupied { found: Found::Metadata(_), .. } => 1,
-            Self::Occupied { .. } => 40,
+            Self::Occupied { .. } | Self::CutOff { .. } | Self::InTheWay { .. } => 40,
             Self::Inconsistent { .. } => 5,
             Self::Layout { .. } | Self::Dump(_) | Self::Line(_) => 10,
             Self::Open(_) | Self::Transfer(_) => 20,
@@ -126,7 +161,7 @@ impl OfflineError {
 /// `create-md`: metadata that says "data unrelated to anything".
 ///
 /// # Errors
-/// Something is there and `force` was not given, or it does not fit.
+/// Something is there and `force` was not given or would not spare it, or it does not fit.
 pub fn create_md(place: &MetadataPlace, new: &NewMetadata) -> Result<String, OfflineError> {
     on_device(place, false, async |device| {
         let layout = device.layout(new.format, new.max_peers, new.striping)?;

@@ -1,6 +1,6 @@
-//! The sockets between this node and its peers: listening, dialling, sending, receiving, closing.
+//! The sockets between this node and its peers: dialling, sending, receiving, closing.
 //!
-//! Each own address has one listener. Who connects is told from its address alone: a connection that does not come from
+//! Each own address has one listener (`peer_listener`). Who connects is told from its address alone: a connection that does not come from
 //! a peer's address is closed unheard. What the bytes mean, and which socket is which stream, the machine finds out.
 //!
 //! Invariants: a socket's id is never used again; after the machine closed a socket it hears nothing of it any more; the
@@ -15,13 +15,13 @@ use bytes::Bytes;
 
 use super::framing::Framing;
 use super::inbox::Inbox;
-use super::specification::{LOCK_PATIENCE, PeerAddresses};
-use super::stream::{self, Stream};
+use super::peer_listener::PeerListener;
+use super::specification::PeerAddresses;
+use super::stream::Stream;
 use super::tag::Tag;
 use crate::io::buffer::BufferPool;
-use crate::io::clock;
 use crate::io::descriptor::Descriptor;
-use crate::io::ring::{Completion, Operation, Outcome, Ring};
+use crate::io::ring::{Completion, Operation, Ring};
 use crate::io::tcp::{self, SocketError};
 use crate::model::ids::SocketId;
 use crate::model::time::Instant;
@@ -30,19 +30,13 @@ use crate::replica::event::Event;
 /// Sockets at once. A connection has two; while connections cross or fail there are a few more for a moment.
 const SOCKETS_MAX: usize = 64;
 
-/// How long a port that is in use is waited for: the ring of a daemon that was killed holds it until its last operation
-/// is done.
-const LISTEN_PATIENCE: Duration = LOCK_PATIENCE;
-/// How often such a port is tried again.
-const LISTEN_RETRY_INTERVAL: Duration = Duration::from_millis(50);
-
 #[derive(Debug)]
 pub(super) struct PeerLinks {
     pool: BufferPool,
     peers: Vec<PeerAddresses>,
     /// How long a dial may take, per peer.
     dial_patience: Vec<Duration>,
-    listeners: Vec<Descriptor>,
+    listeners: Vec<PeerListener>,
     next_socket: u64,
     dials: BTreeMap<u64, Dial>,
     sockets: BTreeMap<u64, Socket>,
@@ -63,41 +57,29 @@ struct Socket {
     is_known: bool,
 }
 
-/// Listens on the peer's own address, waiting for a port that is in use.
-#[expect(clippy::disallowed_methods, reason = "a port cannot be waited for: it is tried again, before the loop begins")]
-fn listen(peer: &PeerAddresses) -> Result<OwnedFd, SocketError> {
-    let deadline = clock::now() + LISTEN_PATIENCE;
-    loop {
-        match tcp::listener(peer.mine, &peer.stream) {
-            Err(error) if error.is_in_use() && clock::now() < deadline => std::thread::sleep(LISTEN_RETRY_INTERVAL),
-            result => return result,
-        }
-    }
-}
-
 impl PeerLinks {
-    /// Opens the listeners.
+    /// Takes the own addresses; nobody can connect yet.
     pub(super) fn new(
         peers: Vec<PeerAddresses>,
         dial_patience: Vec<Duration>,
         pool: BufferPool,
     ) -> Result<Self, SocketError> {
-        let mut listeners = Vec::new();
-        let mut addresses = Vec::new();
+        let mut listeners: Vec<PeerListener> = Vec::new();
         for peer in &peers {
-            if !addresses.contains(&peer.mine) {
-                listeners.push(listen(peer)?.into());
-                addresses.push(peer.mine);
+            if listeners.iter().all(|listener| listener.address != peer.mine) {
+                listeners.push(PeerListener::new(peer, listeners.len() as u64)?);
             }
         }
         let (dials, sockets) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self { pool, peers, dial_patience, listeners, next_socket: 0, dials, sockets })
     }
 
-    /// Begins to accept.
-    pub(super) fn start(&mut self, ring: &mut Ring) {
-        for (number, listener) in self.listeners.iter().enumerate() {
-            stream::accept(listener, false, Tag::PeerAccept(number as u64), ring);
+    /// Lets peers connect to the addresses on which one is expected, and to no others.
+    pub(super) fn listen(&mut self, is_expected: impl Fn(usize) -> bool, now: Instant, ring: &mut Ring) {
+        let Self { listeners, peers, .. } = self;
+        for listener in listeners {
+            let mut users = peers.iter().enumerate().filter(|(_, peer)| peer.mine == listener.address);
+            listener.set(users.any(|(peer, _)| is_expected(peer)), now, ring);
         }
     }
 
@@ -108,14 +90,9 @@ impl PeerLinks {
         ring: &mut Ring,
         events: &mut VecDeque<Event>,
     ) {
-        let is_late = completion.result.is_err();
-        match completion.result {
-            Ok(Outcome::Accepted(connection)) => self.adopt(connection, events),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "a peer's connection was not accepted"),
-        }
-        if let Some(listener) = usize::try_from(number).ok().and_then(|number| self.listeners.get(number)) {
-            stream::accept(listener, is_late, Tag::PeerAccept(number), ring);
+        let listener = usize::try_from(number).ok().and_then(|number| self.listeners.get_mut(number));
+        if let Some(connection) = listener.and_then(|listener| listener.on_accepted(completion, ring)) {
+            self.adopt(connection, events);
         }
     }
 
@@ -268,7 +245,8 @@ impl PeerLinks {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.sockets.values().filter_map(|socket| socket.stream.deadline()).min()
+        let sockets = self.sockets.values().filter_map(|socket| socket.stream.deadline());
+        sockets.chain(self.listeners.iter().filter_map(PeerListener::deadline)).min()
     }
 
     /// Whether no socket is left.

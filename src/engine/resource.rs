@@ -103,7 +103,6 @@ impl ResourceLoop {
 
     /// Runs until somebody stops it.
     pub(super) fn run(&mut self) -> Result<(), EngineError> {
-        self.links.start(&mut self.ring);
         self.nbd.start(&mut self.ring);
         self.poll_mailbox();
         let mut completions = Vec::new();
@@ -164,7 +163,8 @@ impl ResourceLoop {
     }
 
     fn step_clients(&mut self) {
-        let exports = Exports { settings: &self.spec.settings, resource: &self.resource, disks: &self.disks };
+        let exports =
+            Exports { settings: &self.spec.settings, resource: &self.resource, disks: &self.disks, now: self.now };
         self.nbd.step(&exports, &mut self.events);
     }
 
@@ -207,6 +207,8 @@ impl ResourceLoop {
         if self.resource.role() != Role::Primary && self.nbd.has_openers() {
             self.nbd.close_openers("the resource is no longer Primary here");
         }
+        let resource = &self.resource;
+        self.links.listen(|peer| resource.expects(peer), self.now, &mut self.ring);
         self.links.pump(self.now, &mut self.ring, &mut self.events);
         self.nbd.pump(self.now, &mut self.ring, &mut self.events);
         self.disks.retire(&mut self.ring);
@@ -278,7 +280,7 @@ impl ResourceLoop {
     }
 
     fn status(&self) -> ResourceStatus {
-        let mut status = self.resource.status();
+        let mut status = self.resource.status(self.now);
         let names = names(&self.spec.settings);
         let volumes = self.spec.settings.volumes.iter().enumerate();
         for (index, settings) in volumes {

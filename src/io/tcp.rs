@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getpeername, getsockname, listen,
-    setsockopt, socket, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getpeername,
+    getsockname, listen, setsockopt, shutdown, socket, sockopt,
 };
 
 use super::descriptor::checked;
@@ -80,8 +80,30 @@ pub fn listener(address: SocketAddr, options: &StreamOptions) -> Result<OwnedFd,
     // Buffer sizes decide the window scale, so connections inherit them from the listener.
     set_buffers(&socket, options)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address)).map_err(fail("listen on"))?;
-    listen(&socket, Backlog::new(BACKLOG).map_err(fail("listen on"))?).map_err(fail("listen on"))?;
+    begin_listening(&socket)?;
     Ok(socket)
+}
+
+/// Listens (again) on a socket that [`listener`] made.
+///
+/// # Errors
+/// Somebody else listens on its address by now.
+pub fn begin_listening(socket: &impl AsFd) -> Result<(), SocketError> {
+    let result = Backlog::new(BACKLOG).and_then(|backlog| listen(socket, backlog));
+    result.map_err(|error| match local_address(socket) {
+        Ok(address) => on_address(address, "listen on", error.into()),
+        Err(unknown) => unknown,
+    })
+}
+
+/// Stops listening: who connects is refused, who waits to be accepted is reset, an accept under way fails. The socket
+/// keeps its address for [`begin_listening`], if the port was not left to the kernel.
+///
+/// # Errors
+/// The socket does not listen.
+pub fn stop_listening(socket: &impl AsFd) -> Result<(), SocketError> {
+    // On a socket that listens this is Linux's way to make it one that does not.
+    shutdown(socket.as_fd().as_raw_fd(), Shutdown::Read).map_err(system("stop listening"))
 }
 
 /// A socket ready to be connected to `peer`, from our address `source` with any port.
@@ -198,6 +220,30 @@ mod tests {
             assert_ne!(taken.port(), 0);
             let error = listener(taken, &options).unwrap_err();
             assert!(error.to_string().contains(&taken.to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_stopped_refuses_and_may_begin_again() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(probe) = listener(address.parse().unwrap(), &StreamOptions::default()) else { continue };
+            let address = local_address(&probe).unwrap();
+            drop(probe);
+            let socket = listener(address, &StreamOptions::default()).unwrap();
+            for _ in 0..2 {
+                std::net::TcpStream::connect(address).unwrap();
+                stop_listening(&socket).unwrap();
+                let refused = std::net::TcpStream::connect(address).unwrap_err();
+                assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+                assert_eq!(local_address(&socket).unwrap(), address);
+                begin_listening(&socket).unwrap();
+            }
+            stop_listening(&socket).unwrap();
+            let other = listener(address, &StreamOptions::default()).unwrap();
+            let error = begin_listening(&socket).unwrap_err();
+            assert!(error.is_in_use() && error.to_string().contains(&address.to_string()), "{error}");
+            drop(other);
+            begin_listening(&socket).unwrap();
         }
     }
 

@@ -3,10 +3,16 @@
 //! Known file systems, volume managers and partition tables are told by the magic numbers their own documents publish;
 //! anything else that is not zero counts as data too: whoever asks must not overwrite it unasked.
 //!
+//! Most of them also say how much of the device they take ([`Extent`]): metadata that is put behind a file system's end
+//! leaves it whole, metadata that is put before it cuts the file system off.
+//!
 //! Invariant: only bytes that are all zero are [`Contents::Blank`].
 //!
 //! Not here: reading the device, and whether DRBD's own metadata, which is only named here, is usable.
 
+mod extent;
+
+pub use self::extent::Extent;
 use super::METADATA_BLOCK_BYTES;
 use super::superblock::UnverifiedSuperblock;
 
@@ -18,41 +24,63 @@ pub const HEAD_BYTES: usize = 68 << 10;
 pub enum Contents {
     /// Zero wherever we looked.
     Blank,
-    /// Something; the name is for people.
-    Data(&'static str),
+    /// Something.
+    Data(Finding),
     /// There was nothing to look at.
     Unknown,
 }
 
-/// One row a signature: offset, bytes, name. The first match wins; the more particular stand first.
-const SIGNATURES: &[(usize, &[u8], &str)] = &[
-    (0, b"LUKS\xBA\xBE", "a LUKS encrypted volume"),
-    (0, b"XFSB", "an XFS file system"),
-    (0x1018, b"\xC6\x85\x73\xF6\x4E\x1A\x45\xCA\x82\x65\xF5\x7F\x48\xBA\x6D\x81", "a bcache or bcachefs device"),
-    (0x10040, b"_BHRfS_M", "a btrfs file system"),
-    (0x10034, b"ReIsEr", "a ReiserFS file system"),
-    (0x400, b"\x10\x20\xF5\xF2", "an F2FS file system"),
-    (0x8000, b"JFS1", "a JFS file system"),
-    (0x8001, b"CD001", "an ISO 9660 file system"),
-    (0, b"hsqs", "a SquashFS file system"),
-    (0x400, b"\xE2\xE1\xF5\xE0", "an EROFS file system"),
-    (0x10000, b"\x01\x16\x19\x70", "a GFS2 file system"),
-    (0x2000, b"OCFSV2", "an OCFS2 file system"),
-    (0x400, b"OCFSV2", "an OCFS2 file system"),
-    (0x800, b"OCFSV2", "an OCFS2 file system"),
-    (0x1000, b"OCFSV2", "an OCFS2 file system"),
-    (0, b"\xFC\x4E\x2B\xA9", "a Linux software RAID member"),
-    (0x1000, b"\xFC\x4E\x2B\xA9", "a Linux software RAID member"),
-    (0, b"QFI\xFB", "a QCOW2 image"),
-    (3, b"NTFS    ", "an NTFS file system"),
-    (3, b"EXFAT   ", "an exFAT file system"),
-    (0x36, b"FAT", "a FAT file system"),
-    (0x52, b"FAT32", "a FAT file system"),
-    (0x1000 - 10, b"SWAPSPACE2", "a swap area"),
-    (0x1000 - 10, b"SWAP-SPACE", "a swap area"),
-    (0x10000 - 10, b"SWAPSPACE2", "a swap area"),
-    (0x200, b"EFI PART", "a GPT partition table"),
-    (0x1000, b"EFI PART", "a GPT partition table"),
+/// What was found on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// For people.
+    pub name: &'static str,
+    /// What it takes of the device.
+    pub extent: Extent,
+}
+
+impl Finding {
+    const fn of_unknown_extent(name: &'static str) -> Self {
+        Self { name, extent: Extent::Unknown }
+    }
+}
+
+type ExtentOf = fn(&[u8]) -> Extent;
+
+/// One row a signature: offset, bytes, name, size. The first match wins; the more particular stand first.
+const SIGNATURES: &[(usize, &[u8], &str, ExtentOf)] = &[
+    (0, b"LUKS\xBA\xBE", "a LUKS encrypted volume", extent::unknown),
+    (0, b"XFSB", "an XFS file system", extent::xfs),
+    (
+        0x1018,
+        b"\xC6\x85\x73\xF6\x4E\x1A\x45\xCA\x82\x65\xF5\x7F\x48\xBA\x6D\x81",
+        "a bcache or bcachefs device",
+        extent::unknown,
+    ),
+    (0x10040, b"_BHRfS_M", "a btrfs file system", extent::btrfs),
+    (0x10034, b"ReIsEr", "a ReiserFS file system", extent::reiserfs),
+    (0x400, b"\x10\x20\xF5\xF2", "an F2FS file system", extent::f2fs),
+    (0x8000, b"JFS1", "a JFS file system", extent::jfs),
+    (0x8001, b"CD001", "an ISO 9660 file system", extent::unknown),
+    (0, b"hsqs", "a SquashFS file system", extent::unknown),
+    (0x400, b"\xE2\xE1\xF5\xE0", "an EROFS file system", extent::unknown),
+    (0x10000, b"\x01\x16\x19\x70", "a GFS2 file system", extent::unknown),
+    (0x2000, b"OCFSV2", "an OCFS2 file system", extent::unknown),
+    (0x400, b"OCFSV2", "an OCFS2 file system", extent::unknown),
+    (0x800, b"OCFSV2", "an OCFS2 file system", extent::unknown),
+    (0x1000, b"OCFSV2", "an OCFS2 file system", extent::unknown),
+    (0, b"\xFC\x4E\x2B\xA9", "a Linux software RAID member", extent::unknown),
+    (0x1000, b"\xFC\x4E\x2B\xA9", "a Linux software RAID member", extent::unknown),
+    (0, b"QFI\xFB", "a QCOW2 image", extent::unknown),
+    (3, b"NTFS    ", "an NTFS file system", extent::ntfs),
+    (3, b"EXFAT   ", "an exFAT file system", extent::exfat),
+    (0x36, b"FAT", "a FAT file system", extent::fat),
+    (0x52, b"FAT32", "a FAT file system", extent::fat),
+    (0x1000 - 10, b"SWAPSPACE2", "a swap area", extent::swap_4k),
+    (0x1000 - 10, b"SWAP-SPACE", "a swap area", extent::whole),
+    (0x10000 - 10, b"SWAPSPACE2", "a swap area", extent::swap_64k),
+    (0x200, b"EFI PART", "a GPT partition table", extent::unknown),
+    (0x1000, b"EFI PART", "a GPT partition table", extent::unknown),
 ];
 
 /// LVM's label is in one of the first four sectors.
@@ -63,8 +91,8 @@ const EXT_SUPERBLOCK: usize = 0x400;
 /// where metadata would go, and the last blocks. Each of those begins at a multiple of 4096 bytes.
 #[must_use]
 pub fn probe(head: &[u8], others: &[&[u8]]) -> Contents {
-    if let Some(name) = signature(head).or_else(|| others.iter().find_map(|bytes| tail_signature(bytes))) {
-        return Contents::Data(name);
+    if let Some(finding) = signature(head).or_else(|| others.iter().find_map(|bytes| tail_signature(bytes))) {
+        return Contents::Data(finding);
     }
     if head.is_empty() && others.iter().all(|bytes| bytes.is_empty()) {
         return Contents::Unknown;
@@ -72,27 +100,28 @@ pub fn probe(head: &[u8], others: &[&[u8]]) -> Contents {
     if is_zero(head) && others.iter().all(|bytes| is_zero(bytes)) {
         return Contents::Blank;
     }
-    Contents::Data("unrecognised data")
+    Contents::Data(Finding::of_unknown_extent("unrecognised data"))
 }
 
-fn signature(head: &[u8]) -> Option<&'static str> {
-    let is_drbd = || UnverifiedSuperblock::decode(head).is_ok();
-    let known = SIGNATURES.iter().find(|(offset, magic, _)| has(head, *offset, magic));
-    let is_lvm = || LVM_LABELS.iter().any(|&at| has(head, at, b"LABELONE") && has(head, at + 0x18, b"LVM2 001"));
+fn signature(head: &[u8]) -> Option<Finding> {
+    let known = SIGNATURES.iter().find(|(offset, magic, ..)| has(head, *offset, magic));
+    let named = |is_there: bool, name| is_there.then_some(Finding::of_unknown_extent(name));
+    let lvm_label = || LVM_LABELS.iter().find(|&&at| has(head, at, b"LABELONE") && has(head, at + 0x18, b"LVM2 001"));
     known
-        .map(|&(_, _, name)| name)
-        .or_else(|| is_lvm().then_some("an LVM2 physical volume"))
-        .or_else(|| ext_name(head))
-        .or_else(|| is_drbd().then_some("DRBD metadata"))
+        .map(|&(_, _, name, extent)| Finding { name, extent: extent(head) })
+        .or_else(|| lvm_label().map(|&at| Finding { name: "an LVM2 physical volume", extent: extent::lvm(head, at) }))
+        .or_else(|| ext_name(head).map(|name| Finding { name, extent: extent::ext(head) }))
+        .or_else(|| named(UnverifiedSuperblock::decode(head).is_ok(), "DRBD metadata"))
         // Boot sectors of file systems end like a partition table, so this comes last.
-        .or_else(|| is_partition_table(head).then_some("an MBR partition table"))
+        .or_else(|| named(is_partition_table(head), "an MBR partition table"))
 }
 
 /// What is found at the end of a device: GPT's copy in the last sector, and metadata like ours.
-fn tail_signature(bytes: &[u8]) -> Option<&'static str> {
+fn tail_signature(bytes: &[u8]) -> Option<Finding> {
     let has_gpt = bytes.chunks(512).any(|sector| has(sector, 0, b"EFI PART"));
     let has_drbd = || bytes.chunks(METADATA_BLOCK_BYTES).any(|block| UnverifiedSuperblock::decode(block).is_ok());
-    has_gpt.then_some("a GPT partition table").or_else(|| has_drbd().then_some("DRBD metadata"))
+    let name = has_gpt.then_some("a GPT partition table").or_else(|| has_drbd().then_some("DRBD metadata"));
+    name.map(Finding::of_unknown_extent)
 }
 
 fn has(bytes: &[u8], offset: usize, magic: &[u8]) -> bool {
@@ -144,6 +173,13 @@ mod tests {
         head
     }
 
+    fn name_of(contents: Contents) -> Option<&'static str> {
+        match contents {
+            Contents::Data(finding) => Some(finding.name),
+            _ => None,
+        }
+    }
+
     #[test]
     fn known_contents_are_named() {
         type Case = (&'static [(usize, &'static [u8])], &'static str);
@@ -163,7 +199,7 @@ mod tests {
             (&[(69631, &[1])], "unrecognised data"),
         ];
         for (pieces, name) in cases {
-            assert_eq!(probe(&with(pieces), &[]), Contents::Data(name), "{name}");
+            assert_eq!(name_of(probe(&with(pieces), &[])), Some(*name));
         }
     }
 
@@ -171,11 +207,11 @@ mod tests {
     fn only_zeroes_are_blank() {
         let head = with(&[]);
         assert_eq!(probe(&head, &[&[0; 4096]]), Contents::Blank);
-        assert_eq!(probe(&head, &[&[0, 0, 1]]), Contents::Data("unrecognised data"));
+        assert_eq!(name_of(probe(&head, &[&[0, 0, 1]])), Some("unrecognised data"));
         assert_eq!(probe(&[], &[]), Contents::Unknown);
         let mut last = [0; 1024];
         last[512..520].copy_from_slice(b"EFI PART");
-        assert_eq!(probe(&head, &[&last]), Contents::Data("a GPT partition table"));
+        assert_eq!(name_of(probe(&head, &[&last])), Some("a GPT partition table"));
     }
 
     proptest! {

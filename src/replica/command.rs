@@ -351,14 +351,22 @@ impl Resource {
                 }
             }
         }
-        let (done, left): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.commands.wait_sync).into_iter().partition(|(volume, _)| {
-                (0..self.peers.len()).all(|peer| self.view(*volume, peer).conn == ConnectionState::Connected)
-            });
+        let (done, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.commands.wait_sync)
+            .into_iter()
+            .partition(|(volume, _)| (0..self.peers.len()).all(|peer| self.is_in_sync(*volume, peer)));
         self.commands.wait_sync.extend(left);
         for (_, id) in done {
             self.answer(id, Ok(()));
         }
+    }
+
+    /// Connected, and not only without a resync but without need of one: a resync that was given up leaves a target that
+    /// is Inconsistent and Connected. A volume that is to have no disk here has nothing to be synced.
+    fn is_in_sync(&self, volume: usize, peer: usize) -> bool {
+        let view = self.view(volume, peer);
+        view.conn == ConnectionState::Connected
+            && view.pdsk == DiskState::UpToDate
+            && (view.disk == DiskState::UpToDate || self.is_client(volume))
     }
 
     /// Down: demote, leave, detach, in this order, as each becomes possible.

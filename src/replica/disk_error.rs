@@ -113,7 +113,11 @@ impl Resource {
             self.on_disk_failed(volume);
             for peer in (0..self.peers.len()).filter(|peer| !self.peers[*peer].receive.is_idle()).collect::<Vec<_>>() {
                 // Writes that were acknowledged may be lost with the disk's cache: their epochs must stay unconfirmed.
-                self.lose_connection(peer, ConnectionState::NetworkFailure, "the disk failed with the peer's writes on it");
+                self.lose_connection(
+                    peer,
+                    ConnectionState::NetworkFailure,
+                    "the disk failed with the peer's writes on it",
+                );
             }
         }
         self.release_if_drained(volume);

@@ -224,7 +224,7 @@ pub enum Command {
     },
     /// Answer when connected.
     WaitConnect,
-    /// Answer when no resync runs and the local disk is as good as it will get.
+    /// Answer when connected and both disks are UpToDate.
     WaitSync {
         /// Index of the volume.
         volume: usize,

@@ -1,6 +1,7 @@
 //! What checkers look at: the simulator's laws, and the engine's catalogue.
 
 use super::Resource;
+use super::link::Connection;
 use crate::bitmap::Bitmap;
 use crate::model::generation_id::GenerationSet;
 use crate::model::state::{ConnectionState, DiskState, Role};
@@ -43,6 +44,12 @@ impl Resource {
     #[must_use]
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// Whether a connection of a peer is of use: it is looked for, or connected; not StandAlone.
+    #[must_use]
+    pub fn expects(&self, peer: usize) -> bool {
+        !matches!(self.peers[peer].connection, Connection::Off)
     }
 
     /// The resource's name.

@@ -38,6 +38,18 @@ impl Resource {
         self.disk_operation(volume, Pending::PeerRead(volume, peer, read), operation);
     }
 
+    /// Reads of this connection that our disk works on.
+    pub(super) fn peer_reads(&self, volume: usize, peer: usize) -> u64 {
+        let socket = self.peers[peer].link().map(|link| link.data);
+        let is_counted = |pending: &Pending| match pending {
+            Pending::PeerRead(of_volume, of_peer, read) => {
+                (*of_volume, *of_peer, Some(read.socket)) == (volume, peer, socket)
+            }
+            _ => false,
+        };
+        self.pending.iter().filter(|(_, pending)| is_counted(pending)).count() as u64
+    }
+
     fn refuse_peer_read(&mut self, volume: usize, peer: usize, read: PeerRead) {
         let ack = self.block_ack(volume, peer, read.range, read.block_id);
         self.send(peer, Stream::Meta, volume, &Packet::NegDataReply(ack));

@@ -27,12 +27,14 @@ pub(super) struct Controller {
     in_flight: i64,
     /// Sectors arrived since the last tick.
     arrived: i64,
+    /// What the last tick allowed; for status.
+    budget: u64,
 }
 
 impl Controller {
     pub(super) fn new(settings: ResyncSettings) -> Self {
         let steps = settings.plan_ahead.max(1) as usize;
-        Self { settings, plan: vec![0; steps], head: 0, plan_total: 0, in_flight: 0, arrived: 0 }
+        Self { settings, plan: vec![0; steps], head: 0, plan_total: 0, in_flight: 0, arrived: 0, budget: 0 }
     }
 
     /// Sectors have been asked for.
@@ -55,8 +57,18 @@ impl Controller {
         if self.settings.plan_ahead == 0 { 0 } else { u64::from(self.settings.fill_target) }
     }
 
+    /// What the last tick allowed, as a rate.
+    pub(super) fn want_kib_per_s(&self) -> u64 {
+        self.budget * 10 / 2
+    }
+
     /// How many sectors to ask for now. Called once a tick.
     pub(super) fn budget_sectors(&mut self) -> u64 {
+        self.budget = self.next_budget();
+        self.budget
+    }
+
+    fn next_budget(&mut self) -> u64 {
         if self.settings.plan_ahead == 0 {
             self.in_flight -= std::mem::take(&mut self.arrived);
             return sectors_per_tick(self.settings.rate_kib).max(8) as u64;

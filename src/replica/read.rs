@@ -80,6 +80,17 @@ impl Resource {
         self.reads[key >> 12].volume
     }
 
+    /// Reads of applications that are not answered.
+    pub(super) fn reads_pending(&self, volume: usize) -> usize {
+        self.reads.iter().filter(|(_, read)| read.volume == volume).count()
+    }
+
+    /// Pieces of reads that the peer has been asked for.
+    pub(super) fn remote_pieces(&self, volume: usize, peer: usize) -> u64 {
+        let reads = self.reads.iter().filter(|(_, read)| read.volume == volume);
+        reads.flat_map(|(_, read)| &read.pieces).filter(|(_, piece, ..)| *piece == Piece::Remote(peer)).count() as u64
+    }
+
     /// Whether our own copy of a range may be shown.
     fn may_read_locally(&self, volume: usize, range: SectorRange) -> bool {
         let state = &self.volumes[volume];

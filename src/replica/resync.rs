@@ -9,6 +9,7 @@
 //! A bit is cleared at the target only when the block is durable there, and at the source only when the target says so.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Resource;
 use super::conflicts::Held;
@@ -37,6 +38,11 @@ pub(super) struct Resync {
     pub(super) total: u64,
     /// Blocks that could not be synced.
     pub(super) failed: u64,
+    /// Blocks found equal by their checksums.
+    pub(super) same: u64,
+    /// How long it was held, in all, and since when it is now.
+    held: Duration,
+    held_since: Option<Instant>,
     pub(super) side: Side,
     /// Progress marks, three seconds apart: when, bits left.
     pub(super) marks: [(Instant, u64); 8],
@@ -78,7 +84,30 @@ impl Target {
 
 impl Resync {
     pub(super) fn new(now: Instant, total: u64, side: Side) -> Self {
-        Self { started: now, total, failed: 0, side, marks: [(now, total); 8], mark: 0 }
+        let (held, held_since) = (Duration::ZERO, None);
+        Self { started: now, total, failed: 0, same: 0, held, held_since, side, marks: [(now, total); 8], mark: 0 }
+    }
+
+    /// Somebody holds it, or nobody any more. Progress is measured anew from there.
+    fn set_held(&mut self, now: Instant, is_held: bool, left: u64) {
+        match (self.held_since, is_held) {
+            (None, true) => self.held_since = Some(now),
+            (Some(since), false) => {
+                self.held += now.since(since);
+                self.held_since = None;
+                self.marks = [(now, left); 8];
+            }
+            _ => {}
+        }
+    }
+
+    /// How long it was held until `now`.
+    pub(super) fn held(&self, now: Instant) -> Duration {
+        self.held + self.held_since.map_or(Duration::ZERO, |since| now.since(since))
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held_since.is_some()
     }
 
     pub(super) fn target(&mut self) -> Option<&mut Target> {
@@ -124,12 +153,16 @@ impl Resource {
         }
     }
 
-    /// A pause flag has changed the state: a target that goes on asks again.
+    /// The state has changed, perhaps by a pause flag: time that is held is counted, a target that goes on asks again.
     pub(super) fn pause_changed(&mut self, volume: usize, peer: usize, old: View, new: View) {
         use ConnectionState as C;
         let now = self.now;
         let goes_on = old.conn == C::PausedSyncT && new.conn == C::SyncTarget;
         let ready = self.volumes[volume].peer_write_gate.is_none();
+        let left = self.bits_left(volume, peer);
+        if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
+            resync.set_held(now, matches!(new.conn, C::PausedSyncS | C::PausedSyncT), left);
+        }
         if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target)
             && goes_on
             && ready

@@ -171,6 +171,7 @@ impl Resource {
             && auth::digest(algorithm, &payload) == theirs
         {
             self.clear_bits(volume, peer, range);
+            self.note_same(volume, peer, range);
             let ack = self.block_ack(volume, peer, range, block_id);
             self.send(peer, Stream::Meta, volume, &Packet::ResyncIsInSync(ack));
             return self.forget_source_read(read);
@@ -218,6 +219,27 @@ impl Resource {
 
     pub(super) fn source_read_volume(&self, read: usize) -> usize {
         self.resync_reads[read].volume
+    }
+
+    /// A range needed no transfer.
+    pub(super) fn note_same(&mut self, volume: usize, peer: usize, range: SectorRange) {
+        if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
+            resync.same += range.sectors.div_ceil(BLOCK_SECTORS);
+        }
+    }
+
+    /// Ranges and sectors that the target has been sent and has not confirmed.
+    pub(super) fn served(&self, volume: usize, peer: usize) -> (u64, u64) {
+        let serving = &self.peers[peer].volumes[volume].serving;
+        let sectors = serving.values().map(|read| self.resync_reads[*read].range.sectors).sum();
+        (serving.len() as u64, sectors)
+    }
+
+    /// Ranges that the target has asked for and not been sent.
+    pub(super) fn unserved(&self, volume: usize, peer: usize) -> u64 {
+        let is_ours = |read: &SourceRead| read.volume == volume && read.peer == peer && !read.abandoned;
+        let reads = self.resync_reads.iter().filter(|(_, read)| is_ours(read)).count() as u64;
+        reads.saturating_sub(self.served(volume, peer).0)
     }
 
     fn forget_source_read(&mut self, read: usize) {

@@ -204,6 +204,7 @@ impl Resource {
             if csums.is_some() {
                 let operation =
                     DiskOperation::Read { area: Area::Data, offset: range.start.byte(), bytes: range.bytes() };
+                self.volumes[volume].counters.sectors_read += range.sectors;
                 self.disk_operation(volume, Pending::TargetChecksum(volume, first), operation);
             } else {
                 let packet = Packet::ResyncDataRequest(request_for(range));
@@ -304,6 +305,7 @@ impl Resource {
         match self.answered_without_data(volume, peer, sector, u64::from(bytes)) {
             Some(range) => {
                 self.clear_bits(volume, peer, range);
+                self.note_same(volume, peer, range);
                 self.top_up(volume, peer);
                 self.try_finish_target(volume, peer);
             }
@@ -382,6 +384,17 @@ impl Resource {
                 self.on_data_error(volume, &error, true);
             }
         }
+    }
+
+    /// Ranges received and not yet acknowledged.
+    pub(super) fn unacknowledged_ranges(&self, volume: usize, peer: usize) -> u64 {
+        let is_ours = |write: &TargetWrite| write.volume == volume && write.peer == peer && !write.abandoned;
+        let writes = self.resync_writes.iter().filter(|(_, write)| is_ours(write)).count();
+        let written = match self.peers[peer].volumes[volume].resync.as_ref().map(|resync| &resync.side) {
+            Some(Side::Target(target)) => target.written.len() + target.flushing.len(),
+            Some(Side::Source) | None => 0,
+        };
+        (writes + written) as u64
     }
 
     pub(super) fn target_write_volume(&self, write: usize) -> usize {

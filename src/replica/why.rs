@@ -62,13 +62,6 @@ fn suspended(status: &ResourceStatus) -> Vec<Explanation> {
             },
         ));
     }
-    if status.suspended.fencing {
-        found.push(explanation(
-            "requests of applications are held: the peer has not been fenced yet",
-            "fencing resource-and-stonith: a Primary that lost its peer waits for the fence-peer handler",
-            format!("shimai resume-io {name}"),
-        ));
-    }
     found
 }
 
@@ -311,10 +304,8 @@ fn paused(peer: &PeerStatus, volume: &PeerVolumeStatus, direction: &str, target:
     let rule = "a resync runs while neither node holds it";
     if held.user {
         explanation(fact("an operator of this node"), rule, format!("shimai resume-sync {target}"))
-    } else if held.peer {
-        explanation(fact("the peer"), rule, format!("shimai resume-sync {target}    (on {other})"))
     } else {
-        explanation(fact("resync-after"), "another resource's resync goes first", None)
+        explanation(fact("the peer"), rule, format!("shimai resume-sync {target}    (on {other})"))
     }
 }
 
@@ -428,7 +419,6 @@ mod tests {
         let held = |who: &str| [(REPLICATION, json!("PausedSyncT")), (HELD, json!({ who: true }))];
         case(&held("user"), "held by an operator", Some("resume-sync data/0"));
         case(&held("peer"), "held by the peer", Some("resume-sync data/0"));
-        case(&held("dependency"), "held by resync-after", None);
     }
 
     #[test]

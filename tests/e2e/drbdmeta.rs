@@ -2,7 +2,7 @@
 
 use crate::harness::configuration::{NODES, RESOURCE};
 use crate::harness::load::{Ledger, Load};
-use crate::harness::tools::{output, tool};
+use crate::harness::tools::{output, run, tool};
 use crate::harness::{Cluster, Format, Options, Style};
 use std::fs;
 use std::path::Path;
@@ -150,5 +150,33 @@ fn generations_read_alike() {
         // The daemons are gone, so `get-gi` reads the disk.
         assert_same_generations(&cluster);
         assert_eq!(NODES.len(), before.len());
+    }
+}
+
+/// A file system on a disk of 128 MiB, of which metadata of one peer leaves 131032 KiB.
+#[test]
+fn a_file_system_is_spared_by_us_as_by_drbdmeta() {
+    let cluster = Cluster::new(options(Format::V09));
+    let disk = &cluster.a.disks[0];
+    for (kib, exit) in [(131_072, 40), (131_033, 40), (131_032, 0), (65_536, 0)] {
+        for tool_is_ours in [true, false] {
+            crate::harness::disks::make_sparse(disk, 128 << 20);
+            run(tool("mkfs.ext4").args(["-q", "-F", "-b", "1024"]).arg(disk).arg(kib.to_string()));
+            let before = fs::read(disk).expect("there is memory");
+            let found = if tool_is_ours {
+                let answer = cluster.a.shimai(&["create-md", "--force", RESOURCE]);
+                let advises = answer.err.contains("131032 KiB or less") && answer.err.contains("meta-disk");
+                assert_eq!(advises, exit != 0, "{answer:?}");
+                answer.exit
+            } else {
+                let mut command = tool("drbdmeta");
+                command.args(["--force", "-", "v09"]).arg(disk).args(["internal", "create-md", "1"]);
+                output(&mut command).status.code()
+            };
+            assert_eq!(found, Some(exit), "{kib} KiB, ours: {tool_is_ours}");
+            let after = fs::read(disk).expect("there is memory");
+            assert!(exit == 0 || before == after, "a refusal changes nothing");
+            assert_eq!(before[..kib * 1024], after[..kib * 1024], "the file system is as it was");
+        }
     }
 }

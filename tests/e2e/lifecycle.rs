@@ -167,3 +167,33 @@ fn a_frozen_peer_is_dropped_and_taken_back() {
     load.stop();
     cluster.assert_in_sync_and_identical();
 }
+
+#[test]
+fn a_wait_for_a_resync_ends_when_both_disks_are_good_and_not_before() {
+    let mut cluster = Cluster::new(Options { disk: vec!["resync-rate 20M"], ..Options::default() });
+    cluster.create_md();
+    cluster.start();
+    cluster.a.up();
+    let unanswered = cluster.a.refused(&["--timeout", "2", "wait-connect", RESOURCE], 5);
+    assert!(unanswered.contains("waiting for the connection"), "{unanswered}");
+    cluster.b.up();
+    cluster.a.ok(&["wait-connect", RESOURCE]);
+    // Connected, and nobody has said which disk counts.
+    let hopeless = cluster.a.refused(&["wait-sync", RESOURCE], 17);
+    assert!(hopeless.contains("Inconsistent here and Inconsistent on bravo, and no resync runs"), "{hopeless}");
+    cluster.a.ok(&["primary", "--force", RESOURCE]);
+    cluster.a.ok(&["pause-sync", RESOURCE]);
+    for node in cluster.nodes() {
+        let held = node.refused(&["--timeout", "2", "wait-sync", RESOURCE], 5);
+        assert!(held.contains("paused"), "{held}");
+    }
+    cluster.a.ok(&["resume-sync", RESOURCE]);
+    for node in cluster.nodes() {
+        node.ok(&["wait-sync", RESOURCE]);
+        assert_eq!(node.ok(&["dstate", RESOURCE]), "UpToDate/UpToDate\n");
+    }
+    cluster.b.ok(&["detach", RESOURCE]);
+    let here = cluster.b.refused(&["wait-sync", RESOURCE], 16);
+    assert!(here.contains("Diskless here") && here.contains("why data"), "{here}");
+    cluster.a.refused(&["wait-sync", RESOURCE], 11);
+}

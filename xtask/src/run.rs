@@ -49,10 +49,10 @@ fn choose<'a>(steps: &'a [Step], names: &[String]) -> Result<Vec<&'a Step>> {
 fn print_times(times: &[(&str, Duration)]) {
     println!("\n== passed so far");
     for (name, time) in times {
-        println!("   {name:10} {:8.1} s", time.as_secs_f64());
+        println!("   {name:11} {:8.1} s", time.as_secs_f64());
     }
     let total: Duration = times.iter().map(|(_, time)| *time).sum();
-    println!("   {:10} {:8.1} s", "total", total.as_secs_f64());
+    println!("   {:11} {:8.1} s", "total", total.as_secs_f64());
 }
 
 fn perform(work: &Work) -> Result<()> {

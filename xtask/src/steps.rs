@@ -33,6 +33,24 @@ const fn target(name: &'static str, heading: &'static str, release: bool) -> Ste
     Step { name, heading, work: Work::Target { target: name, release, environment: &[] } }
 }
 
+const FUZZ_MANIFEST: &str = "fuzz/Cargo.toml";
+
+/// Looks at the fuzz targets with the toolchain at hand and without libFuzzer, which would need a C++ compiler; the folder
+/// is the workspace's own, since most dependencies are there already.
+const FUZZ_CLIPPY: &[&str] = &[
+    "clippy",
+    "--manifest-path",
+    FUZZ_MANIFEST,
+    "--target-dir",
+    "target",
+    "--no-default-features",
+    "--all-targets",
+    "--locked",
+    "--",
+    "-D",
+    "warnings",
+];
+
 /// Before a change goes in. The last step's summary is the last thing printed.
 pub(crate) const TEST: &[Step] = &[
     Step { name: "packages", heading: "programs that the tests use", work: Work::Function(packages::install) },
@@ -42,6 +60,8 @@ pub(crate) const TEST: &[Step] = &[
         "lints, warnings denied",
         &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
     ),
+    cargo("fuzz-fmt", "the layout of the fuzz targets", &["fmt", "--manifest-path", FUZZ_MANIFEST, "--check"]),
+    cargo("fuzz-clippy", "lints of the fuzz targets, which are a workspace of their own", FUZZ_CLIPPY),
     Step {
         name: "doc",
         heading: "documentation, warnings denied",
@@ -110,7 +130,7 @@ pub(crate) const BENCH: &[Step] = &[
 pub(crate) fn print() {
     for (command, steps) in [("test", TEST), ("full", FULL), ("bench", BENCH)] {
         for step in steps {
-            println!("{command} {:10} {}", step.name, step.heading);
+            println!("{command} {:11} {}", step.name, step.heading);
         }
     }
 }

@@ -55,7 +55,7 @@ fn entry(page: &mut String, resource: &ResourceStatus, volume: &VolumeStatus) {
             volume.disk,
             there.map_or(DiskState::Unknown, |there| there.peer_disk),
             peer.and_then(|peer| peer.protocol).unwrap_or(' '),
-            flags(resource, volume, peer, there),
+            flags(resource, peer, there),
         ),
     );
     counters(page, resource, volume, peer, there);
@@ -66,22 +66,20 @@ fn entry(page: &mut String, resource: &ResourceStatus, volume: &VolumeStatus) {
     }
 }
 
-/// Six characters: running or suspended, three reasons to hold the resync, congestion, activity log suspended.
-fn flags(
-    resource: &ResourceStatus,
-    volume: &VolumeStatus,
-    peer: Option<&PeerStatus>,
-    there: Option<&PeerVolumeStatus>,
-) -> String {
+/// Six characters: running or suspended, three reasons to hold the resync (another resync, the peer, the operator),
+/// congestion, activity log suspended.
+fn flags(resource: &ResourceStatus, peer: Option<&PeerStatus>, there: Option<&PeerVolumeStatus>) -> String {
     let held = there.map(|there| there.resync_suspended).unwrap_or_default();
     let mark = |is_set: bool, mark: char| if is_set { mark } else { '-' };
     [
         if resource.suspended.any() { 's' } else { 'r' },
-        mark(held.dependency, 'a'),
+        // No resync waits for another.
+        '-',
         mark(held.peer, 'p'),
         mark(held.user, 'u'),
         mark(peer.is_some_and(|peer| peer.congested), 'n'),
-        mark(volume.al_suspended, 's'),
+        // The activity log is always written.
+        '-',
     ]
     .iter()
     .collect()

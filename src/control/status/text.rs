@@ -137,8 +137,9 @@ impl Page {
         self.item("bm-writes", volume.bm_writes);
         self.item("upper-pending", volume.upper_pending);
         self.item("lower-pending", volume.lower_pending);
-        self.item("al-suspended", yes_no(volume.al_suspended));
-        if self.options.verbose || volume.blocked_upper || volume.blocked_lower {
+        // The activity log is always written.
+        self.item("al-suspended", yes_no(false));
+        if self.options.verbose || volume.blocked_upper {
             self.item("blocked", volume.blocked());
         }
         self.end();
@@ -344,13 +345,13 @@ data role:Primary suspended:no-data
     #[test]
     fn a_resync_shows_how_much_is_done() {
         let mut status = syncing();
-        status.peers[0].volumes[0].resync_suspended.dependency = true;
+        status.peers[0].volumes[0].resync_suspended.user = true;
         let expected = "\
 data role:Primary
   disk:UpToDate
   peer role:Secondary
     replication:SyncSource peer-disk:Inconsistent done:18.60
-        resync-suspended:dependency
+        resync-suspended:user
 
 ";
         assert_eq!(text(&[status], RenderOptions { width: 70, ..PLAIN }), expected);

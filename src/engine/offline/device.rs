@@ -15,8 +15,9 @@ use crate::metadata::METADATA_BLOCK_BYTES;
 use crate::metadata::activity_record::initialised_block;
 use crate::metadata::bitmap_page::{decode_page, encode_page};
 use crate::metadata::layout::{Format, Layout, Placement, Striping, superblock_offset};
-use crate::metadata::probe::{Contents, HEAD_BYTES, probe};
+use crate::metadata::probe::{Contents, Extent, Finding, HEAD_BYTES, probe};
 use crate::metadata::superblock::{Superblock, SuperblockError, UnverifiedSuperblock};
+use crate::model::units::SECTOR_BYTES;
 
 const BLOCK: u64 = METADATA_BLOCK_BYTES as u64;
 
@@ -118,25 +119,55 @@ impl Device {
     }
 
     /// Refuses unless the places that will be written, and the places where others keep what names them, are blank.
+    /// Force allows more, but not to cut off what says that it reaches into the metadata's place, nor to put metadata on a
+    /// device of its own over what has that device already.
     pub(super) async fn check_free(&self, layout: &Layout, force: bool) -> Result<(), OfflineError> {
-        if force {
-            return Ok(());
-        }
         let occupied = |found| Err(OfflineError::Occupied { path: self.path(), found });
-        let block = self.superblock_block().await?;
-        if let Ok(metadata) = UnverifiedSuperblock::decode(&block) {
-            return occupied(Found::Metadata(metadata.format()));
+        let (metadata, contents) = match self.look(layout).await {
+            Ok(found) => found,
+            // What cannot be read can be overwritten.
+            Err(_) if force => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if let Some(format) = metadata.filter(|_| !force) {
+            return occupied(Found::Metadata(format));
         }
+        match contents {
+            Contents::Data(finding) => {
+                self.check_spared(layout, finding)?;
+                if force { Ok(()) } else { occupied(Found::Data(finding.name)) }
+            }
+            Contents::Unknown if !force => occupied(Found::Unknown),
+            Contents::Blank | Contents::Unknown => Ok(()),
+        }
+    }
+
+    /// The format of metadata that is there already, and what the device holds.
+    async fn look(&self, layout: &Layout) -> Result<(Option<Format>, Contents), OfflineError> {
+        let block = self.superblock_block().await?;
+        let metadata = UnverifiedSuperblock::decode(&block).ok().map(|metadata| metadata.format());
         let whole = self.file.size() / BLOCK * BLOCK;
         let log = layout.activity_log..layout.activity_log + u64::from(layout.striping.ring_blocks()) * BLOCK;
         let head = self.read(0..whole.min(HEAD_BYTES as u64)).await?;
         let log = self.read(log).await?;
         let bitmap = self.read(layout.bitmap..layout.bitmap + layout.bitmap_bytes.min(TAIL_BYTES)).await?;
         let tail = self.read(whole.saturating_sub(TAIL_BYTES)..whole).await?;
-        match probe(&head, &[&block, &log, &bitmap, &tail]) {
-            Contents::Blank => Ok(()),
-            Contents::Data(name) => occupied(Found::Data(name)),
-            Contents::Unknown => occupied(Found::Unknown),
+        Ok((metadata, probe(&head, &[&block, &log, &bitmap, &tail])))
+    }
+
+    /// Refuses what would damage the contents without a way back.
+    fn check_spared(&self, layout: &Layout, Finding { name, extent }: Finding) -> Result<(), OfflineError> {
+        let usable_bytes = layout.usable_sectors * SECTOR_BYTES;
+        let is_spared = match (self.placement, extent) {
+            (_, Extent::Unknown) => true,
+            (Placement::Internal, Extent::Bytes(bytes)) => bytes <= usable_bytes,
+            (Placement::Internal, Extent::Whole) => false,
+            (Placement::FlexibleExternal | Placement::Indexed(_), Extent::Bytes(_) | Extent::Whole) => false,
+        };
+        match (is_spared, self.placement) {
+            (true, _) => Ok(()),
+            (false, Placement::Internal) => Err(OfflineError::CutOff { path: self.path(), name, extent, usable_bytes }),
+            (false, _) => Err(OfflineError::InTheWay { path: self.path(), name }),
         }
     }
 

@@ -57,6 +57,49 @@ fn what_is_there_is_overwritten_only_by_force() {
     assert_eq!((error.exit_code(), error.to_string().contains("XFS")), (40, true), "{error}");
 }
 
+/// An XFS superblock of 4 KiB blocks that take so many bytes, which is all that is looked at.
+fn xfs_of(bytes: u64) -> Vec<u8> {
+    [&b"XFSB"[..], &4096_u32.to_be_bytes(), &(bytes / 4096).to_be_bytes()].concat()
+}
+
+#[test]
+fn not_even_force_cuts_off_the_end_of_a_file_system() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = place(&directory);
+    let forced = NewMetadata { force: true, ..new(Format::V09, 1) };
+    // Superblock, log and bitmap take 40 KiB at the end.
+    let usable_bytes = DEVICE_BYTES - (40 << 10);
+    poke(&place, 0, &xfs_of(usable_bytes + 4096));
+    for new in [forced, new(Format::V09, 1)] {
+        let error = create_md(&place, &new).unwrap_err();
+        let expected = "there is an XFS file system of 65500 KiB; internal metadata would leave 65496 KiB";
+        assert_eq!((error.exit_code(), error.to_string().contains(expected)), (40, true), "{error}");
+        assert_eq!(get_gi(&place, 1).unwrap_err().exit_code(), 1, "nothing was written");
+    }
+    poke(&place, 0, &xfs_of(usable_bytes));
+    assert_eq!(create_md(&place, &new(Format::V09, 1)).unwrap_err().exit_code(), 40, "it fits, but nobody was asked");
+    create_md(&place, &forced).unwrap();
+    let more = NewMetadata { max_peers: 31, ..forced };
+    assert_eq!(create_md(&place, &more).unwrap_err().exit_code(), 40, "more slots take more room");
+    let dump = dump_md(&place, true).unwrap();
+    poke(&place, 0, &xfs_of(DEVICE_BYTES));
+    assert_eq!(restore_md(&place, &dump, true).unwrap_err().exit_code(), 40);
+}
+
+#[test]
+fn not_even_force_puts_external_metadata_over_a_file_system() {
+    let directory = tempfile::tempdir().unwrap();
+    for placement in [Placement::FlexibleExternal, Placement::Indexed(0)] {
+        let place = MetadataPlace { placement, ..place(&directory) };
+        std::fs::File::options().write(true).open(&place.path).unwrap().set_len(128 << 20).unwrap();
+        poke(&place, 0, &xfs_of(1 << 20));
+        let error = create_md(&place, &NewMetadata { force: true, ..new(Format::V08, 1) }).unwrap_err();
+        assert_eq!((error.exit_code(), error.to_string().contains("would destroy")), (40, true), "{error}");
+        poke(&place, 0, &[1; 4096]);
+        create_md(&place, &NewMetadata { force: true, ..new(Format::V08, 1) }).unwrap();
+    }
+}
+
 #[test]
 fn a_dump_comes_back() {
     let directory = tempfile::tempdir().unwrap();

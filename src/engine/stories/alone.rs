@@ -1,5 +1,8 @@
 //! One node without its peer.
 
+use std::io::ErrorKind;
+use std::net::TcpStream;
+
 use super::client::NbdClient;
 use super::node::{Node, addresses};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
@@ -157,4 +160,22 @@ fn clients_come_over_tcp_too_and_the_page_cache_may_be_used() {
     client.write(512, &[1; 70_144], true).unwrap();
     client.flush().unwrap();
     assert_eq!(node.open("data").unwrap().read(512, 70_144).unwrap(), vec![1; 70_144]);
+}
+
+#[test]
+fn who_dials_a_node_that_is_stand_alone_is_refused() {
+    let addresses = addresses();
+    let node = Node::new(0, addresses);
+    let is_refused = || {
+        let result = TcpStream::connect(addresses[0]);
+        result.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    };
+    for _ in 0..2 {
+        assert!(is_refused(), "nobody is looked for");
+        node.command(Command::Connect { discard_my_data: false }).unwrap();
+        node.wait("listening", |_| !is_refused());
+        // The machine has answered before the thread's next pass, which closes the listener, is over.
+        node.command(Command::Disconnect { force: false }).unwrap();
+        node.wait("refusing", |_| is_refused());
+    }
 }

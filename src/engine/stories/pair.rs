@@ -184,6 +184,64 @@ fn check_replicates(tune: impl Fn(&mut PeerSettings)) {
     assert_equal(&nodes);
 }
 
+/// Nothing is under way.
+fn is_quiet(status: &ResourceStatus) -> bool {
+    let (volume, peer) = (&status.volumes[0], &status.peers[0]);
+    let there = &peer.volumes[0];
+    (volume.upper_pending, volume.lower_pending, there.pending, there.unacked) == (0, 0, 0, 0)
+        && (peer.ap_in_flight, peer.rs_in_flight, peer.epochs) == (0, 0, 0)
+}
+
+#[test]
+fn what_the_status_counts_is_what_has_happened() {
+    let nodes = in_sync();
+    let quiet = || nodes.each_ref().map(|node| (node.wait("quiet", is_quiet), node.status()).1);
+    let before = quiet();
+    let mut client = nodes[0].open("data").unwrap();
+    let offsets: Vec<u64> = (0..100).map(|index| index * 8192).collect();
+    assert_eq!(client.write_many(&offsets, &[3; 4096]), offsets.len());
+    client.write(8 << 20, &vec![4; 1 << 20], false).unwrap();
+    client.flush().unwrap();
+    client.read(0, 8192).unwrap();
+    assert!(nodes[0].status().volumes[0].open);
+    let after = quiet();
+    let counted = |side: usize| {
+        let of = |status: &ResourceStatus| {
+            let (volume, there) = (&status.volumes[0], &status.peers[0].volumes[0]);
+            [volume.written_kib, volume.read_kib, there.sent_kib, there.received_kib]
+        };
+        let (before, after) = (of(&before[side]), of(&after[side]));
+        [0, 1, 2, 3].map(|index| after[index] - before[index])
+    };
+    assert_eq!(counted(0), [400 + 1024, 8, 400 + 1024, 0]);
+    assert_eq!(counted(1), [400 + 1024, 0, 0, 400 + 1024]);
+    let extents = |status: &ResourceStatus| status.volumes[0].al_writes;
+    assert!(extents(&after[0]) > extents(&before[0]), "two extents became hot");
+    assert!(after[1].volumes[0].bm_writes > 0, "the first resync cleared bits");
+}
+
+#[test]
+fn a_resync_that_is_held_counts_its_time_and_no_progress() {
+    let nodes = in_sync();
+    nodes[1].command(Command::Disconnect { force: false }).unwrap();
+    nodes[0].open("data").unwrap().write(1 << 20, &vec![6; 1 << 20], false).unwrap();
+    nodes[0].command(Command::PauseSync { volume: 0 }).unwrap();
+    let _ = nodes[0].command(CONNECT);
+    nodes[1].command(CONNECT).unwrap();
+    for node in &nodes {
+        node.wait("held for a while", |status| status.peers[0].volumes[0].sync.is_some_and(|sync| sync.paused_ms > 20));
+        let sync = node.status().peers[0].volumes[0].sync.unwrap();
+        assert_eq!((sync.total_kib, sync.left_kib, sync.rate_kib_per_s), (1024, 1024, 0));
+        assert!(sync.elapsed_ms >= sync.paused_ms && !sync.stalled, "{sync:?}");
+        let is_target = node.status().volumes[0].disk == DiskState::Inconsistent;
+        assert_eq!(sync.want_kib_per_s.is_some(), is_target, "only who asks wants: {sync:?}");
+    }
+    nodes[0].command(Command::ResumeSync { volume: 0 }).unwrap();
+    for node in &nodes {
+        node.wait("in sync again", is_in_sync);
+    }
+}
+
 #[test]
 fn every_header_version_replicates() {
     for version in [86, 95, 100] {
