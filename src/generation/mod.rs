@@ -28,9 +28,9 @@ pub use self::compare::compare;
 pub use self::decide::{Decision, Outcome, RefuseReason, Side, decide};
 pub use self::policy::{AfterSplitBrain0, AfterSplitBrain1, AfterSplitBrain2, Policies, RoleConflict};
 pub use self::rotation::{
-    HistoryRules, adopt_skip_initial_sync, become_primary, become_secondary, follow_source_start, new_current, new_current_by_admin, push,
-    resync_finished_source, resync_finished_target, resync_may_have_ended, resync_started_source, resync_started_target, skip_initial_sync,
-    tuple_of,
+    HistoryRules, adopt_skip_initial_sync, become_primary, become_secondary, follow_source_start, new_current,
+    new_current_by_admin, push, resync_finished_source, resync_finished_target, resync_may_have_ended,
+    resync_started_source, resync_started_target, skip_initial_sync, tuple_of,
 };
 pub use self::rules::{Repair, Rule, Strategy, Verdict};
 pub use self::tuple::{Context, Tuple};

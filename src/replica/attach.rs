@@ -55,7 +55,10 @@ impl Attach {
 enum Stage {
     Superblock,
     Log(Box<Superblock>, Layout),
-    Bitmap { page: usize, replay: Replay },
+    Bitmap {
+        page: usize,
+        replay: Replay,
+    },
     Replayed,
     LogEmptied,
     /// Ready; the peer is comparing what it was told before.

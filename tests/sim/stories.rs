@@ -231,7 +231,8 @@ fn a_target_that_comes_and_goes_before_a_slow_source_is_ready_is_still_related()
         story.write(0, 0, 8);
         story.until_answered();
         let detached = |world: &World| {
-            world.facts(1, 0).is_some_and(|facts| facts.disk == DiskState::Diskless) && world.nodes[1].disks[0].is_idle()
+            world.facts(1, 0).is_some_and(|facts| facts.disk == DiskState::Diskless)
+                && world.nodes[1].disks[0].is_idle()
         };
         for round in 0..4 {
             story.world.command(1, Command::Detach { volume: 0, force: true });
