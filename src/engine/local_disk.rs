@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   Write { preflush, fua }:  [sync, if preflush] ──ok──► write [linked sync, if fua] ──► Event::Disk
+//!                             (of metadata on a device of its own: first the data's sync, then its own)
 //!   Zero { fua }:             zero ──► [sync, if fua] ──► Event::Disk
 //! ```
 //!
-//! Invariants: a write begins only after its preflush has succeeded; a failed step ends the job with that error; every
+//! Invariants: a write begins only after its preflush has succeeded on both devices, because a record of the activity log
+//! says that what it forgets is stable; a failed step ends the job with that error; every
 //! job ends in exactly one event; payloads are given to the kernel by reference when they are aligned, else copied into
 //! aligned memory first.
 //!
@@ -51,6 +53,8 @@ enum Then {
     End,
     /// The write for which the sync in flight had to come first.
     Operation(Box<Operation>),
+    /// Another sync, and then that write.
+    Operations(Box<[Operation; 2]>),
 }
 
 impl LocalDisks {
@@ -138,6 +142,11 @@ impl LocalDisks {
         }
         match std::mem::replace(&mut self.jobs[key].then, Then::End) {
             Then::Operation(next) => self.push(key, *next, ring),
+            Then::Operations(operations) => {
+                let [next, last] = *operations;
+                self.jobs[key].then = Then::Operation(Box::new(last));
+                self.push(key, next, ring)
+            }
             Then::End => {
                 let ticket = self.jobs.remove(key).ticket;
                 Some(Event::Disk { ticket, result: Ok(what_was_read(completion)) })
@@ -182,10 +191,15 @@ fn plan(disk: &Opened, operation: DiskOperation, pool: &BufferPool) -> (Operatio
             (Operation::ReadAt { file: file(area).descriptor().clone(), offset, buffer }, Then::End)
         }
         DiskOperation::Write { area, offset, payload, preflush, fua } => {
+            let other = (area == Area::Metadata && disk.metadata.is_some()).then_some(&disk.data);
             let file = file(area);
             let pieces = aligned(payload, file, pool).into();
             let write = Operation::WriteAt { file: file.descriptor().clone(), offset, pieces, durable: fua };
-            if preflush { (sync(file), Then::Operation(Box::new(write))) } else { (write, Then::End) }
+            match other {
+                _ if !preflush => (write, Then::End),
+                None => (sync(file), Then::Operation(Box::new(write))),
+                Some(data) => (sync(data), Then::Operations(Box::new([sync(file), write]))),
+            }
         }
         DiskOperation::Zero { area, offset, bytes, unmap, fua } => {
             let file = file(area);

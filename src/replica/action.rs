@@ -116,7 +116,7 @@ pub enum DiskOperation {
         offset: u64,
         /// What.
         payload: Bytes,
-        /// Everything completed before is stable before this write begins.
+        /// Everything completed before, on both devices of the volume, is stable before this write begins.
         preflush: bool,
         /// This write is stable before the operation ends.
         fua: bool,

@@ -3,7 +3,7 @@
 //! A write that has ended is in the *view* (what reads return) and in the cache; it is *stable* once a flush that began
 //! after its end has ended, or at its end if it had FUA. Power loss keeps, loses or tears (by sectors) everything that is
 //! not stable, each write for itself, in any mixture; what is under way fares the same. A write with preflush that left
-//! any trace proves that its preflush had happened.
+//! any trace proves that its preflush had happened, on the other device of the volume too.
 //!
 //! Invariant: no two operations in flight change the same sector (the machine promises that). A read beside a write sees the
 //! old or the new contents.
@@ -59,6 +59,8 @@ struct InFlight {
     operation: DiskOperation,
     /// Writes up to this number had ended when the operation began.
     ended_before: u64,
+    /// The same for the other device of the volume.
+    other_ended_before: u64,
     fails: bool,
     read_early: Option<Bytes>,
 }
@@ -70,10 +72,29 @@ pub(crate) struct Ended {
     pub(crate) result: Result<Bytes, DiskError>,
     /// What has changed.
     pub(crate) changed: Option<Span>,
+    /// With that, what had ended on the other device up to this number is stable.
+    pub(crate) proves: u64,
+}
+
+/// What a loss of power has done.
+pub(crate) struct Loss {
+    /// Whose contents may have changed.
+    pub(crate) spans: Vec<Span>,
+    /// What had ended on the other device up to this number was stable before.
+    pub(crate) proves: u64,
 }
 
 /// Sectors `start..end`.
 pub(crate) type Span = (u64, u64);
+
+impl InFlight {
+    fn proves(&self) -> u64 {
+        match self.operation {
+            DiskOperation::Write { preflush: true, .. } => self.other_ended_before,
+            _ => 0,
+        }
+    }
+}
 
 impl Change {
     fn apply(&self, to: &mut Contents) {
@@ -142,6 +163,11 @@ impl Disk {
         self.stable.write(offset / SECTOR, bytes);
     }
 
+    /// How many writes have ended.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
     }
@@ -160,6 +186,7 @@ impl Disk {
         ticket: Ticket,
         operation: DiskOperation,
         fails: bool,
+        other_ended_before: u64,
         rng: &mut Rng,
     ) -> Result<u64, String> {
         if let Some((span, changes)) = span_of(&operation) {
@@ -183,7 +210,8 @@ impl Disk {
         self.begun += 1;
         let fails = fails || bad || self.dead;
         let ended_before = self.ended;
-        self.in_flight.insert(self.begun, InFlight { incarnation, ticket, operation, ended_before, fails, read_early });
+        let flight = InFlight { incarnation, ticket, operation, ended_before, other_ended_before, fails, read_early };
+        self.in_flight.insert(self.begun, flight);
         Ok(self.begun)
     }
 
@@ -192,7 +220,8 @@ impl Disk {
         let flight = self.in_flight.remove(&number)?;
         let result = if flight.fails { self.end_failed(&flight, rng) } else { Ok(self.end_well(&flight)) };
         let changed = span_of(&flight.operation).filter(|(_, changes)| *changes).map(|(span, _)| span);
-        Some(Ended { incarnation: flight.incarnation, ticket: flight.ticket, result, changed })
+        let proves = if result.is_ok() { flight.proves() } else { 0 };
+        Some(Ended { incarnation: flight.incarnation, ticket: flight.ticket, result, changed, proves })
     }
 
     fn end_well(&mut self, flight: &InFlight) -> Bytes {
@@ -271,7 +300,8 @@ impl Disk {
         }
     }
 
-    fn stabilise(&mut self, up_to: u64) {
+    /// What had ended up to that number is stable.
+    pub(crate) fn stabilise(&mut self, up_to: u64) {
         while self.cache.front().is_some_and(|change| change.number <= up_to) {
             if let Some(change) = self.cache.pop_front() {
                 change.apply(&mut self.stable);
@@ -279,16 +309,17 @@ impl Disk {
         }
     }
 
-    /// The power is gone. Returns the spans whose contents may have changed with that.
-    pub(crate) fn lose_power(&mut self, rng: &mut Rng) -> Vec<Span> {
+    /// The power is gone.
+    pub(crate) fn lose_power(&mut self, rng: &mut Rng) -> Loss {
         let keep = *rng.pick(&[0, 0, 100, 500, 900, 1000]);
         let mut survivors: Vec<(Change, Fate)> = Vec::new();
-        let mut proven = 0;
+        let (mut proven, mut proves) = (0, 0);
         for flight in std::mem::take(&mut self.in_flight).into_values() {
             let Some(change) = change_of(&flight.operation) else { continue };
             let fate = self.fate(&change, keep, rng);
             if fate != Fate::Lost && matches!(flight.operation, DiskOperation::Write { preflush: true, .. }) {
                 proven = proven.max(flight.ended_before);
+                proves = proves.max(flight.proves());
             }
             survivors.push((change, fate));
         }
@@ -305,7 +336,7 @@ impl Disk {
             self.suffer(&change, fate, rng);
         }
         self.view = self.stable.clone();
-        changed
+        Loss { spans: changed, proves }
     }
 
     fn fate(&self, change: &Change, keep: u64, rng: &mut Rng) -> Fate {
@@ -344,7 +375,7 @@ mod tests {
     }
 
     fn run(disk: &mut Disk, operation: DiskOperation, rng: &mut Rng) {
-        let number = disk.begin(1, Ticket(1), operation, false, rng).expect("legal");
+        let number = disk.begin(1, Ticket(1), operation, false, 0, rng).expect("legal");
         assert!(disk.end(number, rng).is_some_and(|ended| ended.result.is_ok()));
     }
 
@@ -374,7 +405,7 @@ mod tests {
             let mut rng = Rng::new(seed);
             let mut disk = Disk::new(1 << 20);
             run(&mut disk, write(1, false, false, 0), &mut rng);
-            disk.begin(1, Ticket(2), write(2, true, true, 8192), false, &mut rng).expect("legal");
+            disk.begin(1, Ticket(2), write(2, true, true, 8192), false, 0, &mut rng).expect("legal");
             disk.lose_power(&mut rng);
             let survived = disk.view.read(16, 8).contains(&2);
             assert!(!survived || disk.view.read(0, 8).iter().all(|&byte| byte == 1));
@@ -385,9 +416,9 @@ mod tests {
     fn overlapping_writes_are_refused() {
         let mut rng = Rng::new(1);
         let mut disk = Disk::new(1 << 20);
-        disk.begin(1, Ticket(1), write(1, false, false, 0), false, &mut rng).expect("the first");
-        assert!(disk.begin(1, Ticket(2), write(1, false, false, 2048), false, &mut rng).is_err());
+        disk.begin(1, Ticket(1), write(1, false, false, 0), false, 0, &mut rng).expect("the first");
+        assert!(disk.begin(1, Ticket(2), write(1, false, false, 2048), false, 0, &mut rng).is_err());
         let read = DiskOperation::Read { area: Area::Data, offset: 0, bytes: 512 };
-        assert!(disk.begin(1, Ticket(3), read, false, &mut rng).is_ok(), "a reader races at its own risk");
+        assert!(disk.begin(1, Ticket(3), read, false, 0, &mut rng).is_ok(), "a reader races at its own risk");
     }
 }

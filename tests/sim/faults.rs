@@ -75,7 +75,7 @@ impl World {
         self.end_process(node, true);
         for volume in 0..self.volumes() {
             let before = self.nodes[node].disks[volume].view.clone();
-            let spans = self.nodes[node].disks[volume].lose_power(&mut self.rng.disk);
+            let spans = self.nodes[node].lose_power(&self.profile, volume, &mut self.rng.disk);
             let usable = self.layouts[volume].usable_sectors;
             let after = self.nodes[node].disks[volume].view.clone();
             for sector in spans.into_iter().flat_map(|(from, to)| from..to).filter(|&sector| sector < usable) {
@@ -83,9 +83,6 @@ impl World {
                     self.oracle.regress(volume, node, sector, look(sector, after.sector(sector)));
                 }
             }
-        }
-        for device in self.volumes()..self.nodes[node].disks.len() {
-            self.nodes[node].disks[device].lose_power(&mut self.rng.disk);
         }
         self.watch.forget_unflushed();
         if was_up {

@@ -11,9 +11,9 @@ use shimai::replica::Resource;
 use shimai::replica::action::{Area, DiskOperation};
 use shimai::replica::event::Event;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Span};
 use crate::profile::{Profile, name};
-use crate::rng::mix;
+use crate::rng::{Rng, mix};
 use crate::world::{Happening, Place, World};
 
 /// A running process.
@@ -73,7 +73,9 @@ impl World {
             return;
         }
         let life = self.nodes[node].life;
-        match self.nodes[node].disks[device].begin(life, ticket, operation, fails, &mut self.rng.disk) {
+        // What metadata on a device of its own says of the data is flushed before.
+        let others = if device == volume { 0 } else { self.nodes[node].disks[volume].ended() };
+        match self.nodes[node].disks[device].begin(life, ticket, operation, fails, others, &mut self.rng.disk) {
             Ok(number) => {
                 self.at(end, Happening::DiskEnds { node, device, number });
             }
@@ -83,6 +85,10 @@ impl World {
 
     pub(crate) fn on_disk_end(&mut self, node: usize, device: usize, number: u64) {
         let Some(ended) = self.nodes[node].disks[device].end(number, &mut self.rng.disk) else { return };
+        if device >= self.volumes() {
+            let data = device - self.volumes();
+            self.nodes[node].disks[data].stabilise(ended.proves);
+        }
         let may_arrive = self.profile.is_asynchronous() && device < self.volumes();
         if let Some(span) = ended.changed.filter(|_| may_arrive) {
             let views = [0, 1].map(|on| &self.nodes[on].disks[device].view);
@@ -131,6 +137,16 @@ impl Node {
     /// The device that holds a volume's metadata.
     pub(crate) fn metadata(&self, profile: &Profile, volume: usize) -> &Disk {
         &self.disks[profile.metadata_device(volume)]
+    }
+
+    /// A volume's devices lose power. Returns what may have changed of the data.
+    pub(crate) fn lose_power(&mut self, profile: &Profile, volume: usize, rng: &mut Rng) -> Vec<Span> {
+        let metadata = profile.metadata_device(volume);
+        if metadata != volume {
+            let proves = self.disks[metadata].lose_power(rng).proves;
+            self.disks[volume].stabilise(proves);
+        }
+        self.disks[volume].lose_power(rng).spans
     }
 
     /// Nothing is under way on a volume's devices.

@@ -102,19 +102,18 @@ impl World {
         }
         for volume in 0..self.volumes() {
             self.count("forks");
-            let mut disks = [0, 1].map(|node| self.nodes[node].disks[volume].clone());
-            disks.iter_mut().for_each(|disk| {
-                disk.lose_power(&mut self.rng.fork);
-            });
             let layout = self.layouts[volume];
             let metadata = self.profile.metadata_device(volume);
-            let external = (metadata != volume).then(|| {
-                [0, 1].map(|node| {
-                    let mut disk = self.nodes[node].disks[metadata].clone();
-                    disk.lose_power(&mut self.rng.fork);
-                    disk
-                })
-            });
+            let mut disks = [0, 1].map(|node| self.nodes[node].disks[volume].clone());
+            let mut external =
+                (metadata != volume).then(|| [0, 1].map(|node| self.nodes[node].disks[metadata].clone()));
+            for node in 0..2 {
+                if let Some(external) = &mut external {
+                    let proves = external[node].lose_power(&mut self.rng.fork).proves;
+                    disks[node].stabilise(proves);
+                }
+                disks[node].lose_power(&mut self.rng.fork);
+            }
             let metadata = external.as_ref().unwrap_or(&disks);
             let decoded = [0, 1].map(|node| decode(&metadata[node].view, &layout, metadata[node].bytes, node));
             let [a, b] = match decoded {
