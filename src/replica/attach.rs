@@ -449,12 +449,18 @@ impl Resource {
         }
     }
 
-    /// The log that vouches for writes which the peer has not confirmed is about to be emptied: their bits take over.
+    /// The log that vouches for writes which the peer has not confirmed is about to be emptied: their bits take over. Should
+    /// the peer's disk fail before it has begun a generation of its own, the disks meet again as equals: then ours is the
+    /// one of a Primary that went.
     fn mark_unconfirmed(&mut self, volume: usize) {
         let unconfirmed = self.writes.iter().filter(|(_, write)| write.volume == volume);
         let ranges: Vec<_> = unconfirmed.map(|(_, write)| write.range).collect();
+        let leaves_as_primary = self.role == Role::Primary && !ranges.is_empty();
         for range in ranges {
             self.mark_out_of_sync(volume, range);
+        }
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            disk.crashed_primary |= leaves_as_primary;
         }
     }
 

@@ -15,6 +15,8 @@
 //! resync pending      x                          x
 //! ```
 //!
+//! A read that the peer asks of us counts as a resync read: it waits for what it overlaps and came before it.
+//!
 //! *Resync pending* is a block that we, the target, have asked for: a write of our own must not slip in and then be
 //! overwritten by the older answer. The peer's writes need not wait for it: the answer comes later in the same stream, so
 //! it is as new as they are. When the answer comes, the pending interval *turns* into that of the resync write: writes of our

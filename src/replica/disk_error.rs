@@ -29,7 +29,7 @@ impl Resource {
             Pending::LocalRead(key) => self.on_local_read(key, result),
             Pending::PeerWrite(write) => self.on_peer_written(write, done),
             Pending::EpochFlush(volume, peer) => self.on_epoch_flushed(volume, peer, done),
-            Pending::PeerRead(volume, peer, read) => self.on_peer_read(volume, peer, read, result),
+            Pending::PeerRead(read) => self.on_peer_read(read, result),
             Pending::SourceRead(read) => self.on_source_read(read, result),
             Pending::TargetWrite(write) => self.on_target_written(write, done),
             Pending::TargetChecksum(volume, first) => self.on_target_checksum(volume, first, result),
@@ -47,12 +47,12 @@ impl Resource {
             | Pending::CleanClose(volume)
             | Pending::LocalFlush(volume, _)
             | Pending::EpochFlush(volume, _)
-            | Pending::PeerRead(volume, ..)
             | Pending::TargetChecksum(volume, _)
             | Pending::TargetFlush(volume, _) => *volume,
             Pending::LocalWrite(write) => self.writes[*write].volume,
             Pending::LocalRead(key) => self.read_volume(*key),
             Pending::PeerWrite(write) => self.peer_write_volume(*write),
+            Pending::PeerRead(read) => self.peer_read_volume(*read),
             Pending::SourceRead(read) => self.source_read_volume(*read),
             Pending::TargetWrite(write) => self.target_write_volume(*write),
         }

@@ -104,6 +104,7 @@ pub struct Resource {
     writes: Slab<request::Write>,
     reads: Slab<read::Read>,
     peer_writes: Slab<peer_write::PeerWrite>,
+    peer_reads: Slab<peer_read::PeerRead>,
     resync_reads: Slab<resync_source::SourceRead>,
     resync_writes: Slab<resync_target::TargetWrite>,
     /// What to do when a ticket comes back.
@@ -144,6 +145,7 @@ impl Resource {
             writes: Slab::new(),
             reads: Slab::new(),
             peer_writes: Slab::new(),
+            peer_reads: Slab::new(),
             resync_reads: Slab::new(),
             resync_writes: Slab::new(),
             pending: Slab::new(),
@@ -227,6 +229,7 @@ impl Resource {
         match owner {
             Owner::Write(write) => self.admit_write(write),
             Owner::PeerWrite(write) => self.admit_peer_write(write),
+            Owner::PeerRead(read) => self.start_peer_read(read),
             Owner::ResyncWrite(write) => self.start_resync_write(write),
             Owner::ResyncRead(read) => self.start_source_read(read),
             Owner::ResyncPending(first) => self.send_resync_request(volume, first),

@@ -1,23 +1,30 @@
 //! Reads that a peer without a usable disk sends to us.
+//!
+//! Its writes that came before may still wait here for their epoch (protocols A and B answer them on the way): a read waits
+//! for those that it overlaps, so that whoever was answered reads what was written.
 
 use bytes::Bytes;
 
 use super::Resource;
 use super::action::{Area, DiskOperation};
+use super::conflicts::{Held, Kind};
 use super::event::DiskError;
-use super::volume::Pending;
+use super::volume::{Owner, Pending};
 use crate::model::state::{ConnectionState, DiskState};
 use crate::model::units::SectorRange;
 use crate::wire::framing::Stream;
 use crate::wire::packet::{BlockId, BlockRequest, Packet, REQUEST_BYTES_MAX, ReadReply};
 
-/// A read of the peer, while our disk works on it.
+/// A read of the peer, until our disk has answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PeerRead {
+    volume: usize,
+    peer: usize,
     range: SectorRange,
     block_id: BlockId,
     /// The connection it came from, by its data socket.
     socket: crate::model::ids::SocketId,
+    held: Option<Held>,
 }
 
 impl Resource {
@@ -29,40 +36,61 @@ impl Resource {
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         }
         let Some(socket) = self.peers[peer].link().map(|link| link.data) else { return };
-        let read = PeerRead { range, block_id: request.block_id, socket };
-        if self.volumes[volume].disk_state != DiskState::UpToDate {
-            return self.refuse_peer_read(volume, peer, read);
+        let read = PeerRead { volume, peer, range, block_id: request.block_id, socket, held: None };
+        let key = self.peer_reads.insert(read);
+        let (held, now) = self.volumes[volume].conflicts.hold(range, Kind::ResyncRead, Owner::PeerRead(key));
+        self.peer_reads[key].held = Some(held);
+        if now {
+            self.start_peer_read(key);
         }
-        self.volumes[volume].counters.sectors_read += range.sectors;
-        let operation = DiskOperation::Read { area: Area::Data, offset: range.start.byte(), bytes: range.bytes() };
-        self.disk_operation(volume, Pending::PeerRead(volume, peer, read), operation);
     }
 
     /// Reads of this connection that our disk works on.
     pub(super) fn peer_reads(&self, volume: usize, peer: usize) -> u64 {
-        let socket = self.peers[peer].link().map(|link| link.data);
-        let is_counted = |pending: &Pending| match pending {
-            Pending::PeerRead(of_volume, of_peer, read) => {
-                (*of_volume, *of_peer, Some(read.socket)) == (volume, peer, socket)
-            }
-            _ => false,
-        };
-        self.pending.iter().filter(|(_, pending)| is_counted(pending)).count() as u64
+        let is_counted = |read: &PeerRead| (read.volume, read.peer) == (volume, peer) && self.is_awaited(*read);
+        self.peer_reads.iter().filter(|(_, read)| is_counted(read)).count() as u64
     }
 
-    fn refuse_peer_read(&mut self, volume: usize, peer: usize, read: PeerRead) {
-        let ack = self.block_ack(volume, peer, read.range, read.block_id);
-        self.send(peer, Stream::Meta, volume, &Packet::NegDataReply(ack));
+    /// Nothing that came before is in the way: read, if anybody still waits.
+    pub(super) fn start_peer_read(&mut self, key: usize) {
+        let read = self.peer_reads[key];
+        let (volume, range) = (read.volume, read.range);
+        if !self.is_awaited(read) {
+            self.forget_peer_read(key);
+        } else if self.volumes[volume].disk_state != DiskState::UpToDate {
+            self.forget_peer_read(key);
+            self.refuse_peer_read(read);
+        } else {
+            self.volumes[volume].counters.sectors_read += range.sectors;
+            let operation = DiskOperation::Read { area: Area::Data, offset: range.start.byte(), bytes: range.bytes() };
+            self.disk_operation(volume, Pending::PeerRead(key), operation);
+        }
     }
 
-    pub(super) fn on_peer_read(
-        &mut self,
-        volume: usize,
-        peer: usize,
-        read: PeerRead,
-        result: Result<Bytes, DiskError>,
-    ) {
-        let alive = self.peers[peer].link().is_some_and(|link| link.data == read.socket);
+    pub(super) fn peer_read_volume(&self, key: usize) -> usize {
+        self.peer_reads[key].volume
+    }
+
+    fn is_awaited(&self, read: PeerRead) -> bool {
+        self.peers[read.peer].link().is_some_and(|link| link.data == read.socket)
+    }
+
+    fn forget_peer_read(&mut self, key: usize) {
+        let read = self.peer_reads.remove(key);
+        if let Some(held) = read.held {
+            self.release_interval(read.volume, held);
+        }
+    }
+
+    fn refuse_peer_read(&mut self, read: PeerRead) {
+        let ack = self.block_ack(read.volume, read.peer, read.range, read.block_id);
+        self.send(read.peer, Stream::Meta, read.volume, &Packet::NegDataReply(ack));
+    }
+
+    pub(super) fn on_peer_read(&mut self, key: usize, result: Result<Bytes, DiskError>) {
+        let read = self.peer_reads[key];
+        self.forget_peer_read(key);
+        let (volume, peer, alive) = (read.volume, read.peer, self.is_awaited(read));
         match result {
             Ok(payload) if alive => {
                 let digest = self.digest_for(peer, &payload);
@@ -73,7 +101,7 @@ impl Resource {
             Ok(_) => {}
             Err(error) => {
                 if alive {
-                    self.refuse_peer_read(volume, peer, read);
+                    self.refuse_peer_read(read);
                 }
                 self.on_data_error(volume, &error, false);
             }

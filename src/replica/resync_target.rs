@@ -375,11 +375,7 @@ impl Resource {
             Ok(()) => {}
             Err(error) => {
                 if !abandoned {
-                    if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
-                        resync.failed += range.sectors.div_ceil(BLOCK_SECTORS);
-                    }
-                    let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
-                    self.send(peer, Stream::Meta, volume, &Packet::NegAck(ack));
+                    self.fail_resync_range(volume, peer, range);
                 }
                 self.on_data_error(volume, &error, true);
             }
@@ -395,6 +391,15 @@ impl Resource {
             Some(Side::Source) | None => 0,
         };
         (writes + written) as u64
+    }
+
+    /// A range stays different; the source is told.
+    fn fail_resync_range(&mut self, volume: usize, peer: usize, range: SectorRange) {
+        if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
+            resync.failed += range.sectors.div_ceil(BLOCK_SECTORS);
+        }
+        let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
+        self.send(peer, Stream::Meta, volume, &Packet::NegAck(ack));
     }
 
     pub(super) fn target_write_volume(&self, write: usize) -> usize {
@@ -420,14 +425,18 @@ impl Resource {
     }
 
     pub(super) fn on_target_flushed(&mut self, volume: usize, peer: usize, result: Result<(), DiskError>) {
+        let target = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target);
+        let ranges = target.map(|target| std::mem::take(&mut target.flushing)).unwrap_or_default();
         if let Err(error) = result {
-            return self.on_data_error(volume, &error, true);
-        }
-        let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
-        for range in std::mem::take(&mut target.flushing) {
-            self.clear_bits(volume, peer, range);
-            let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
-            self.send(peer, Stream::Meta, volume, &Packet::ResyncWriteAck(ack));
+            // Nobody knows what has become of them: they stay marked, and a disk that is kept goes on.
+            ranges.into_iter().for_each(|range| self.fail_resync_range(volume, peer, range));
+            self.on_data_error(volume, &error, true);
+        } else {
+            for range in ranges {
+                self.clear_bits(volume, peer, range);
+                let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
+                self.send(peer, Stream::Meta, volume, &Packet::ResyncWriteAck(ack));
+            }
         }
         self.flush_written(volume, peer);
         self.top_up(volume, peer);

@@ -25,6 +25,7 @@ pub(super) enum Owner {
     PeerWrite(usize),
     ResyncWrite(usize),
     ResyncRead(usize),
+    PeerRead(usize),
     /// The first block of a range that we, the target, want to ask for.
     ResyncPending(u64),
 }
@@ -44,7 +45,7 @@ pub(super) enum Pending {
     PeerWrite(usize),
     /// The flush at the end of one of the peer's epochs: volume, peer.
     EpochFlush(usize, usize),
-    PeerRead(usize, usize, super::peer_read::PeerRead),
+    PeerRead(usize),
     SourceRead(usize),
     TargetWrite(usize),
     TargetChecksum(usize, u64),

@@ -120,7 +120,9 @@ impl World {
     fn check_write(&mut self, node: usize, volume: usize, facts: Facts, id: u64, fua: bool, losses: u64) {
         let views = [0, 1].map(|on| Some(&self.nodes[on].disks[volume].view));
         let sender = (self.profile.is_asynchronous() && !facts.is_lonely()).then_some(node);
-        let everywhere = match self.oracle.acknowledge(id, views, sender) {
+        // The other one said that it has the write, and lost power while we were reading that: as it would have unflushed.
+        let lapsed = !facts.is_lonely() && self.watch.losses > losses;
+        let everywhere = match self.oracle.acknowledge(id, views, sender, lapsed) {
             Ok(everywhere) => everywhere,
             // Only the peer has a disk, and it will get the write.
             Err(_) if sender.is_some() && facts.disk < DiskState::Inconsistent => return,

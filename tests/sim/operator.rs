@@ -347,7 +347,7 @@ impl World {
     fn attach_apart(&mut self) {
         for node in 0..2 {
             let Some(facts) = self.facts(node, 0) else { continue };
-            if facts.is_in_sync() {
+            if (0..self.volumes()).all(|volume| self.facts(node, volume).is_some_and(|facts| facts.is_in_sync())) {
                 self.operator.attaches[node] = 0;
             }
             // A resync that could not read some blocks has ended with the target Inconsistent; the next handshake tries again.

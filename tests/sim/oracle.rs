@@ -174,12 +174,14 @@ impl Oracle {
 
     /// The write was acknowledged. Returns a sector that no copy holds, if there is one.
     ///
-    /// `sender` is the node from which the other one will get what it lacks (protocols A and B, connected).
+    /// `sender` is the node from which the other one will get what it lacks (protocols A and B, connected); `lapsed`: the
+    /// other one may have had it, before a power loss that nobody has noticed yet.
     pub(crate) fn acknowledge(
         &mut self,
         id: u64,
         views: [Option<&Contents>; 2],
         sender: Option<usize>,
+        lapsed: bool,
     ) -> Result<[bool; 2], u64> {
         self.order += 1;
         let order = self.order;
@@ -214,10 +216,10 @@ impl Oracle {
                     copy.exclusive.remove(&sector);
                     copy.owed.remove(&sector);
                 }),
-                ([first, _], None) => {
+                ([first, _], None) if !lapsed => {
                     copies[usize::from(!first)].exclusive.insert(sector, id);
                 }
-                ([first, _], Some(_)) => {
+                ([first, _], _) => {
                     copies[usize::from(!first)].exclusive.remove(&sector);
                     copies[usize::from(!first)].owed.insert(sector, id);
                 }
@@ -390,10 +392,10 @@ mod tests {
         let mut oracle = Oracle::new(1);
         let first = oracle.submit(0, (8, 10), false);
         let view = holding(first);
-        assert_eq!(oracle.acknowledge(first, [Some(&view), Some(&view)], None), Ok([true, true]));
+        assert_eq!(oracle.acknowledge(first, [Some(&view), Some(&view)], None, false), Ok([true, true]));
         let second = oracle.submit(0, (8, 10), false);
         let newer = holding(second);
-        assert_eq!(oracle.acknowledge(second, [Some(&newer), Some(&view)], None), Ok([true, false]));
+        assert_eq!(oracle.acknowledge(second, [Some(&newer), Some(&view)], None, false), Ok([true, false]));
         assert_eq!(oracle.legal(0, 0, 8), [second]);
         assert_eq!(oracle.legal(0, 1, 8), [first, second], "the copy that missed it may be as it was, or have it late");
         assert_eq!(oracle.exclusive(0, 0, [&newer, &view]).len(), 2);
@@ -406,8 +408,8 @@ mod tests {
         let first = oracle.submit(0, (8, 10), false);
         let second = oracle.submit(0, (8, 10), false);
         let view = holding(second);
-        assert!(oracle.acknowledge(first, [Some(&view), None], None).is_ok());
-        assert!(oracle.acknowledge(second, [Some(&view), None], None).is_ok());
+        assert!(oracle.acknowledge(first, [Some(&view), None], None, false).is_ok());
+        assert!(oracle.acknowledge(second, [Some(&view), None], None, false).is_ok());
         assert_eq!(oracle.legal(0, 0, 8), [first, second]);
     }
 
@@ -415,7 +417,7 @@ mod tests {
     fn a_write_that_is_nowhere_is_a_lie() {
         let mut oracle = Oracle::new(1);
         let id = oracle.submit(0, (8, 10), false);
-        assert_eq!(oracle.acknowledge(id, [Some(&Contents::default()), None], None), Err(8));
+        assert_eq!(oracle.acknowledge(id, [Some(&Contents::default()), None], None, false), Err(8));
     }
 
     #[test]
@@ -423,7 +425,7 @@ mod tests {
         let mut oracle = Oracle::new(1);
         let id = oracle.submit(0, (8, 10), false);
         let (here, there) = (holding(id), Contents::default());
-        assert_eq!(oracle.acknowledge(id, [Some(&here), Some(&there)], Some(0)), Ok([true, false]));
+        assert_eq!(oracle.acknowledge(id, [Some(&here), Some(&there)], Some(0), false), Ok([true, false]));
         assert!(oracle.is_in_transit(0, (8, 16)));
         assert_eq!(oracle.exclusive(0, 0, [&here, &there]), [], "it may be lost with this side");
         assert_eq!(oracle.legal(0, 1, 8), [0, id]);
@@ -438,7 +440,7 @@ mod tests {
         let mut oracle = Oracle::new(1);
         let id = oracle.submit(0, (8, 10), false);
         let here = holding(id);
-        assert!(oracle.acknowledge(id, [Some(&here), Some(&Contents::default())], Some(0)).is_ok());
+        assert!(oracle.acknowledge(id, [Some(&here), Some(&Contents::default())], Some(0), false).is_ok());
         oracle.arrive(0, 1, (8, 10), [&here, &here]);
         assert!(!oracle.is_in_transit(0, (8, 16)));
         assert_eq!(oracle.legal(0, 1, 8), [id]);
