@@ -425,10 +425,14 @@ impl Resource {
         }
     }
 
-    /// The log that vouches for writes which the peer has not confirmed is about to be emptied: their bits take over.
+    /// The log that vouches for writes which the peer has not confirmed is about to be emptied: their bits take over. Until
+    /// they have been compared this disk is one on which a Primary died, in case the peer dies before it has them, too.
     fn mark_unconfirmed(&mut self, volume: usize) {
         let unconfirmed = self.writes.iter().filter(|(_, write)| write.volume == volume);
         let ranges: Vec<_> = unconfirmed.map(|(_, write)| write.range).collect();
+        if let (false, Some(disk)) = (ranges.is_empty(), self.volumes[volume].disk.as_mut()) {
+            disk.crashed_primary = true;
+        }
         for range in ranges {
             self.mark_out_of_sync(volume, range);
         }
