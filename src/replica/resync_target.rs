@@ -396,7 +396,10 @@ impl Resource {
 
     pub(super) fn on_target_flushed(&mut self, volume: usize, peer: usize, result: Result<(), DiskError>) {
         if let Err(error) = result {
-            return self.on_data_error(volume, &error, true);
+            // What was written may be gone with the cache, mirrored writes too: nothing of it may be confirmed by a later
+            // flush that succeeds. Where the disk stays, the resync begins anew.
+            self.on_data_error(volume, &error, true);
+            return self.lose_connection(peer, ConnectionState::NetworkFailure, "the disk could not be flushed");
         }
         let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
         for range in std::mem::take(&mut target.flushing) {
