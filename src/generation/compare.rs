@@ -17,7 +17,7 @@ use crate::model::state::Role;
 
 /// Rules about lost packets at the two ends of a resync exist from this version on.
 const LOST_PACKETS_VERSION: u32 = 91;
-/// From this version on a source derives the resync's id from its bitmap id.
+/// From this version on DRBD derives the resync's id from the source's bitmap id. We always do.
 const DERIVED_SYNC_ID_VERSION: u32 = 96;
 /// What rule 41 needs: the version and the feature bit (WSAME) that tell that the peer has it.
 const PRESENT_PRIMARY_NEEDS: Strategy = Strategy::NeedsFeature { version: 101, features: 4 };
@@ -102,17 +102,17 @@ fn compare_different(own: &Tuple, peer: &Tuple, context: &Context) -> Verdict {
         (Some(_), Some(_)) => plain(Strategy::SplitBrain, Rule::Contradiction),
         (Some(Descent::Bitmap), _) => plain(Strategy::TargetBitmap, Rule::BitmapPeer),
         (Some(Descent::LostStart), _) => {
-            repaired(context, Strategy::TargetBitmap, Rule::PeerStartedSync, Some(Repair::PeerStart))
+            repaired(context, Strategy::TargetBitmap, Rule::PeerStartedSync, Some(Repair::PeerStart(own.current)))
         }
         (Some(Descent::Finished), _) => plain(Strategy::TargetBitmap, Rule::PeerWentOn),
         (Some(Descent::History), _) => plain(Strategy::TargetFull, Rule::HistoryPeer),
         (_, Some(Descent::Bitmap)) => plain(Strategy::SourceBitmap, Rule::BitmapSelf),
         (_, Some(Descent::LostStart)) => {
-            repaired(context, Strategy::SourceBitmap, Rule::SelfStartedSync, Some(Repair::OwnStart))
+            repaired(context, Strategy::SourceBitmap, Rule::SelfStartedSync, Some(Repair::OwnStart(peer.current)))
         }
         (_, Some(Descent::Finished)) => plain(Strategy::SourceBitmap, Rule::SelfWentOn),
         (_, Some(Descent::History)) => plain(Strategy::SourceFull, Rule::HistorySelf),
-        (None, None) => compare_unordered(own, peer, context),
+        (None, None) => compare_unordered(own, peer),
     }
 }
 
@@ -132,7 +132,7 @@ enum Descent {
 fn descent(older: &Tuple, younger: &Tuple, context: &Context) -> Option<Descent> {
     if older.current.same_as(younger.bitmap) {
         Some(Descent::Bitmap)
-    } else if older.current.same_as(younger.history[0]) && lost_start(older, younger, context) {
+    } else if lost_start(older, younger, context) {
         Some(Descent::LostStart)
     } else if younger.history.iter().any(|id| id.same_as(older.current)) {
         let finished = !younger.bitmap.is_none() && younger.bitmap.same_as(older.history[0]);
@@ -143,31 +143,28 @@ fn descent(older: &Tuple, younger: &Tuple, context: &Context) -> Option<Descent>
 }
 
 fn lost_start(older: &Tuple, younger: &Tuple, context: &Context) -> bool {
-    if context.version < DERIVED_SYNC_ID_VERSION {
-        return older.history[0].same_as(younger.history[1]);
-    }
-    has_named_resync(younger)
+    let random = context.version < DERIVED_SYNC_ID_VERSION
+        && older.current.same_as(younger.history[0])
+        && older.history[0].same_as(younger.history[1]);
+    random || has_named_resync(younger, older.current)
 }
 
-/// Whether the bitmap id is that of a resync, derived from the youngest entry of the history.
-fn has_named_resync(source: &Tuple) -> bool {
-    source.history[0].masked().wrapping_add(GenerationId::SYNC_OFFSET) == source.bitmap.masked()
+/// Whether the bitmap id is that of a resync, and that resync's bits count from `parent`. The history may have lost `parent`:
+/// a source that goes on alone remembers what it goes through.
+fn has_named_resync(source: &Tuple, parent: GenerationId) -> bool {
+    parent.masked().wrapping_add(GenerationId::SYNC_OFFSET) == source.bitmap.masked()
 }
 
-fn compare_unordered(own: &Tuple, peer: &Tuple, context: &Context) -> Verdict {
+fn compare_unordered(own: &Tuple, peer: &Tuple) -> Verdict {
     if own.bitmap.same_as(peer.bitmap) && !own.bitmap.is_none() {
         return plain(Strategy::SplitBrainRecoverable, Rule::BitmapBoth);
     }
     // The resync that was to end a split brain: until its target has begun, the split brain is what it was.
-    let started_unheard = |source: &Tuple, target: &Tuple| {
-        context.version >= DERIVED_SYNC_ID_VERSION
-            && !target.bitmap.is_none()
-            && target.bitmap.same_as(source.history[0])
-            && has_named_resync(source)
-    };
+    let started_unheard =
+        |source: &Tuple, target: &Tuple| !target.bitmap.is_none() && has_named_resync(source, target.bitmap);
     for (started, rule, repair) in [
-        (started_unheard(peer, own), Rule::PeerStartedSolving, Repair::PeerStart),
-        (started_unheard(own, peer), Rule::SelfStartedSolving, Repair::OwnStart),
+        (started_unheard(peer, own), Rule::PeerStartedSolving, Repair::PeerStart(own.bitmap)),
+        (started_unheard(own, peer), Rule::SelfStartedSolving, Repair::OwnStart(peer.bitmap)),
     ] {
         if started {
             return Verdict { strategy: Strategy::SplitBrainRecoverable, rule, repair: Some(repair) };

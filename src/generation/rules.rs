@@ -116,7 +116,8 @@ rules! {
     CrashedPrimary 40;
     /// Our current is the peer's bitmap id: the peer went on from where we are.
     BitmapPeer 50;
-    /// As 50, but the peer's bitmap id is that of a resync whose beginning we missed.
+    /// As 50, but the peer's bitmap id is that of a resync whose beginning we missed. (DRBD finds it only while our current
+    /// is also the youngest of the peer's history.)
     PeerStartedSync 51;
     /// Not one of DRBD's: our current is in the peer's history, and the peer's bitmap id is that of the resync whose end we
     /// reached: it counts from there, although the peer never heard of the end before it went on.
@@ -162,9 +163,10 @@ pub enum Repair {
     /// Rule 35: likewise at the peer; it corrects itself, we correct our copy of its tuple.
     PeerFinish,
     /// Rules 51 and 91: the peer's start of a resync never reached us; undo it in our copy of its tuple, as it does itself.
-    PeerStart,
+    /// Its bitmap counts from this generation.
+    PeerStart(GenerationId),
     /// Rules 71 and 92: our start of a resync never reached the peer; undo it.
-    OwnStart,
+    OwnStart(GenerationId),
 }
 
 impl Repair {
@@ -172,8 +174,8 @@ impl Repair {
     pub fn apply(self, set: &mut GenerationSet, peer: usize, rules: HistoryRules, peer_tuple: &mut Tuple) {
         match self {
             Self::OwnFinish => super::resync_finished_source(set, peer, rules),
-            Self::OwnStart => undo_start(&mut set.bitmap[peer], &mut set.history),
-            Self::PeerStart => undo_start(&mut peer_tuple.bitmap, &mut peer_tuple.history),
+            Self::OwnStart(parent) => undo_start(parent, &mut set.bitmap[peer], &mut set.history),
+            Self::PeerStart(parent) => undo_start(parent, &mut peer_tuple.bitmap, &mut peer_tuple.history),
             Self::PeerFinish => {
                 push_unchecked(&mut peer_tuple.history, peer_tuple.bitmap);
                 peer_tuple.bitmap = GenerationId::NONE;
@@ -182,12 +184,17 @@ impl Repair {
     }
 }
 
-/// Takes back what the source did at the start of a resync: the bitmap id becomes what it was, the history closes up.
-fn undo_start(bitmap: &mut GenerationId, history: &mut [GenerationId]) {
-    *bitmap = history[0];
-    history.rotate_left(1);
-    if let Some(last) = history.last_mut() {
-        *last = GenerationId::NONE;
+/// Takes back what the source did at the start of a resync: the bitmap id becomes what it was, the history closes up. The
+/// entry need not be the youngest, nor be there at all: the source may have gone on alone since.
+fn undo_start(parent: GenerationId, bitmap: &mut GenerationId, history: &mut [GenerationId]) {
+    let entry = history.iter().position(|id| id.same_as(parent));
+    // A derived id has its parent's flag; before version 96 it is random, and the parent is there.
+    let derived = parent.masked().wrapping_add(GenerationId::SYNC_OFFSET) == bitmap.masked();
+    let named = entry.filter(|_| !derived).map_or(*bitmap, |entry| history[entry]);
+    *bitmap = parent.with_primary_flag(named.primary_flag());
+    if let Some(entry) = entry {
+        history[entry..].rotate_left(1);
+        history[history.len() - 1] = GenerationId::NONE;
     }
 }
 

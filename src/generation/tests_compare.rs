@@ -89,10 +89,13 @@ fn the_side_that_went_on_is_source() {
 #[test]
 fn a_lost_start_of_a_resync_is_taken_back() {
     let verdict = case([B, 0, C, 0], [A, B + OFFSET, B, D], Strategy::TargetBitmap, Rule::PeerStartedSync);
-    assert_eq!(verdict.repair, Some(Repair::PeerStart));
+    assert_eq!(verdict.repair, Some(Repair::PeerStart(GenerationId(B))));
     let verdict = case([A, B + OFFSET, B, D], [B, 0, C, 0], Strategy::SourceBitmap, Rule::SelfStartedSync);
-    assert_eq!(verdict.repair, Some(Repair::OwnStart));
+    assert_eq!(verdict.repair, Some(Repair::OwnStart(GenerationId(B))));
     case([B, 0, C, 0], [A, E, B, C], Strategy::TargetFull, Rule::HistoryPeer);
+    // The source went on alone, twice, after a start that nobody heard: its history has lost the parent.
+    case([B, 0, C, 0], [A, B + OFFSET, E, F], Strategy::TargetBitmap, Rule::PeerStartedSync);
+    case([A, B + OFFSET, E, F], [B, 0, C, 0], Strategy::SourceBitmap, Rule::SelfStartedSync);
     let before_96 = Context { version: 95, ..CONTEXT };
     case_in(before_96, tuple([B, 0, C, 0]), tuple([A, E, B, C]), Strategy::TargetBitmap, Rule::PeerStartedSync);
 }
@@ -111,11 +114,12 @@ fn both_went_on_is_a_split_brain() {
 
 #[test]
 fn a_split_brain_stays_one_when_the_start_of_its_solution_is_lost() {
+    case([A, B, 0, 0], [C, B + OFFSET, E, F], Strategy::SplitBrainRecoverable, Rule::PeerStartedSolving);
     let (split, solving) = ([A, B, 0, 0], [C, B + OFFSET, B, D]);
     let verdict = case(split, solving, Strategy::SplitBrainRecoverable, Rule::PeerStartedSolving);
-    assert_eq!(verdict.repair, Some(Repair::PeerStart));
+    assert_eq!(verdict.repair, Some(Repair::PeerStart(GenerationId(B))));
     let verdict = case(solving, split, Strategy::SplitBrainRecoverable, Rule::SelfStartedSolving);
-    assert_eq!(verdict.repair, Some(Repair::OwnStart));
+    assert_eq!(verdict.repair, Some(Repair::OwnStart(GenerationId(B))));
 }
 
 #[test]
@@ -169,8 +173,8 @@ fn mirrored(repair: Repair) -> Repair {
     match repair {
         Repair::OwnFinish => Repair::PeerFinish,
         Repair::PeerFinish => Repair::OwnFinish,
-        Repair::PeerStart => Repair::OwnStart,
-        Repair::OwnStart => Repair::PeerStart,
+        Repair::PeerStart(parent) => Repair::OwnStart(parent),
+        Repair::OwnStart(parent) => Repair::PeerStart(parent),
     }
 }
 
@@ -178,7 +182,9 @@ fn mirrored(repair: Repair) -> Repair {
 fn a_repair_makes_our_copy_of_the_peer_what_the_peer_makes_of_itself() {
     for (ids, own_repair, peer_repair) in [
         ([A, B, C, D], Repair::OwnFinish, Repair::PeerFinish),
-        ([A, B + OFFSET, B, D], Repair::OwnStart, Repair::PeerStart),
+        ([A, B + OFFSET, B, D], Repair::OwnStart(GenerationId(B)), Repair::PeerStart(GenerationId(B))),
+        ([A, B + OFFSET, D, B], Repair::OwnStart(GenerationId(B)), Repair::PeerStart(GenerationId(B))),
+        ([A, B + OFFSET, D, E], Repair::OwnStart(GenerationId(B)), Repair::PeerStart(GenerationId(B))),
     ] {
         let mut set = GenerationSet { current: GenerationId(ids[0]), ..GenerationSet::default() };
         set.bitmap[0] = GenerationId(ids[1]);

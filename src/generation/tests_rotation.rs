@@ -110,7 +110,7 @@ fn undoing_a_start_gives_back_the_set_of_before() {
         source.lose_peer(0x2000);
         let before = source.tuple();
         resync_started_source(&mut source.set, source.peer, target.set.current, source.rules);
-        Repair::OwnStart.apply(&mut source.set, source.peer, source.rules, &mut Tuple::default());
+        Repair::OwnStart(GenerationId(0x1000)).apply(&mut source.set, source.peer, source.rules, &mut Tuple::default());
         assert_eq!(source.tuple(), before);
     }
 }

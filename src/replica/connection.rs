@@ -9,6 +9,7 @@ use super::action::{Action, LogLevel};
 use super::establish::{Establish, Pair, Step};
 use super::link::{Connection, Link, Phase};
 use super::receive_epochs::ReceiveEpochs;
+use super::volume::Pending;
 use crate::model::ids::{SocketId, VolumeNumber};
 use crate::model::state::{ConnectionState, DiskState, Role};
 use crate::wire::framing::{Features, PROTOCOL_BEFORE_AGREEMENT, Stream};
@@ -47,7 +48,8 @@ impl Resource {
         if !matches!(self.peers[peer].connection, Connection::Establishing(_)) {
             return;
         }
-        let drained = self.is_drained(peer) && self.generations_are_durable() && self.commands.promotion.is_none();
+        let drained = self.is_drained(peer) && self.resync_is_drained(peer) && self.generations_are_durable();
+        let drained = drained && self.commands.promotion.is_none();
         let Connection::Establishing(establish) = &mut self.peers[peer].connection else { return };
         step(establish, &mut steps);
         // What the last connection brought must be on the disk before a new one compares generations, and nothing that it
@@ -79,6 +81,15 @@ impl Resource {
     /// Whether both sides are comparing what they have: neither role nor disk may change meanwhile by anybody's wish.
     pub(super) fn is_shaking_hands(&self, peer: usize) -> bool {
         (0..self.volumes.len()).any(|volume| self.view(volume, peer).conn == ConnectionState::WfReportParams)
+    }
+
+    /// Whether no flush and no checksum of the last connection's resync is under way: it would be taken for one of the next.
+    fn resync_is_drained(&self, peer: usize) -> bool {
+        !self.pending.iter().any(|(_, pending)| match pending {
+            Pending::TargetFlush(_, of) => *of == peer,
+            Pending::TargetChecksum(..) => true,
+            _ => false,
+        })
     }
 
     /// Whether what a handshake would tell of our disks is what they will say after a power loss.

@@ -425,18 +425,17 @@ impl Resource {
     }
 
     pub(super) fn on_target_flushed(&mut self, volume: usize, peer: usize, result: Result<(), DiskError>) {
-        let target = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target);
-        let ranges = target.map(|target| std::mem::take(&mut target.flushing)).unwrap_or_default();
         if let Err(error) = result {
-            // Nobody knows what has become of them: they stay marked, and a disk that is kept goes on.
-            ranges.into_iter().for_each(|range| self.fail_resync_range(volume, peer, range));
+            // What was written may be gone with the cache, mirrored writes too: nothing of it may be confirmed by a later
+            // flush that succeeds. Where the disk stays, the resync begins anew.
             self.on_data_error(volume, &error, true);
-        } else {
-            for range in ranges {
-                self.clear_bits(volume, peer, range);
-                let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
-                self.send(peer, Stream::Meta, volume, &Packet::ResyncWriteAck(ack));
-            }
+            return self.lose_connection(peer, ConnectionState::NetworkFailure, "the disk could not be flushed");
+        }
+        let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
+        for range in std::mem::take(&mut target.flushing) {
+            self.clear_bits(volume, peer, range);
+            let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
+            self.send(peer, Stream::Meta, volume, &Packet::ResyncWriteAck(ack));
         }
         self.flush_written(volume, peer);
         self.top_up(volume, peer);

@@ -149,7 +149,7 @@ fn override_direction(ladder: Verdict, source: usize) -> Verdict {
     }
 }
 
-/// The rules of DRBD 8.4 in their order, for protocol versions from 96 on.
+/// The rules of DRBD 8.4 in their order, for protocol versions from 96 on, with what we add to them.
 fn climb(a: Tuple, b: Tuple) -> Verdict {
     let fresh = |tuple: Tuple| tuple.current == 4 || tuple.current == 0;
     match (fresh(a), fresh(b)) {
@@ -169,12 +169,10 @@ fn climb(a: Tuple, b: Tuple) -> Verdict {
             (_, _, true, true) => Verdict::Bitmap(0),
         };
     }
-    let known = |old: u64| old != 0;
-    let missed_start = |old: Tuple, new: Tuple| {
-        known(new.history[0])
-            && old.current == new.history[0]
-            && new.history[0].wrapping_add(GenerationId::SYNC_OFFSET) == new.bitmap
-    };
+    let known = |old: u64| old != 0 && old != 4;
+    // Ours asks less than DRBD's: the source may have gone on alone since, and its history have lost the parent.
+    let named_from = |parent: u64, new: Tuple| parent.wrapping_add(GenerationId::SYNC_OFFSET) == new.bitmap;
+    let missed_start = |old: Tuple, new: Tuple| named_from(old.current, new);
     if a.current == b.bitmap || missed_start(a, b) {
         return Verdict::Bitmap(1);
     }
@@ -187,7 +185,10 @@ fn climb(a: Tuple, b: Tuple) -> Verdict {
     if a.history.contains(&b.current) {
         return Verdict::Full(0);
     }
-    if a.bitmap == b.bitmap && known(a.bitmap) || a.history.iter().any(|old| b.history.contains(old)) {
+    // The last three are not DRBD's: what both know may be a bitmap's id, or what that was before a resync nobody heard of.
+    let ancestor = |a: Tuple, b: Tuple| known(a.bitmap) && (b.history.contains(&a.bitmap) || named_from(a.bitmap, b));
+    let both = a.bitmap == b.bitmap && a.bitmap != 0 || a.history.iter().any(|old| b.history.contains(old));
+    if both || ancestor(a, b) || ancestor(b, a) {
         return Verdict::SplitBrain;
     }
     Verdict::Unrelated
@@ -215,6 +216,9 @@ mod tests {
             (side(a, sync, [b, 0], false), side(b, 0, [c, 0], false), Verdict::Bitmap(0)),
             (side(a, b, [c, d], false), side(c, 0, [d, 0], false), Verdict::Full(0)),
             (side(a, b, [c, 0], false), side(d, b, [c, 0], false), Verdict::SplitBrain),
+            (side(a, sync, [c, d], false), side(b, 0, [c, 0], false), Verdict::Bitmap(0)),
+            (side(a, b, [0x50, 0x60], false), side(d, c, [0x70, b], false), Verdict::SplitBrain),
+            (side(a, b, [0x50, 0x60], false), side(d, sync, [0x70, 0x80], false), Verdict::SplitBrain),
             (side(a, b, [0x50, 0x60], false), side(d, c, [0x70, 0x80], false), Verdict::Unrelated),
         ];
         for (one, other, expected) in cases {

@@ -3,7 +3,7 @@
 use shimai::model::state::{ConnectionState, DiskState, Role};
 use shimai::replica::event::Command;
 
-use crate::profile::{Fault, MILLISECOND, Profile, SECOND};
+use crate::profile::{Fault, MICROSECOND, MILLISECOND, Profile, SECOND};
 use crate::world::World;
 
 /// Plays on a world in which nothing happens by itself.
@@ -278,6 +278,37 @@ fn an_old_disk_that_meets_a_node_without_one_stays_old() {
         story.world.attach(0, 0);
         story.until("back", |world| world.facts(0, 0).is_some_and(|facts| facts.disk == DiskState::UpToDate));
         story.world.command(0, Command::Connect { discard_my_data: false });
+        story.end();
+    }
+}
+
+#[test]
+fn disks_that_come_during_the_handshake_are_compared() {
+    for seed in 70..76 {
+        let mut story = Story::begin(seed, 16, true);
+        story.until_in_sync();
+        story.promote(0, false);
+        story.lose_power(1);
+        story.until("the loss noticed", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
+        story.write(0, 0, 8);
+        story.until_answered();
+        story.lose_power(0);
+        for node in 0..2 {
+            story.until("device free", |world| world.nodes[node].disks[0].is_idle());
+            story.world.start(node);
+            story.world.connect(node);
+        }
+        let shaking_hands = |world: &World| {
+            (0..2).all(|node| {
+                world.facts(node, 0).is_some_and(|facts| facts.connection == ConnectionState::WfReportParams)
+            })
+        };
+        story.until("both know each other", shaking_hands);
+        // Each has told the other of no disk, and neither has heard it.
+        story.run_for(60 * MICROSECOND);
+        let stall = story.world.now + SECOND;
+        story.world.network.links.values_mut().for_each(|link| link.stalled_until = stall);
+        (0..2).for_each(|node| story.world.attach(node, 0));
         story.end();
     }
 }
