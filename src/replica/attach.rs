@@ -16,7 +16,6 @@ use bytes::Bytes;
 use super::Resource;
 use super::action::{Action, Area, DiskOperation, LogLevel};
 use super::event::{DeviceFacts, DiskError};
-use super::link::Link;
 use super::metadata_writer::{MetadataWriter, Then};
 use super::mutant;
 use super::refusal::Refusal;
@@ -31,7 +30,7 @@ use crate::metadata::flags::{DeviceFlags, PeerFlags};
 use crate::metadata::layout::{Format, Layout, superblock_offset};
 use crate::metadata::superblock::{Superblock, UnverifiedSuperblock};
 use crate::model::ids::CommandId;
-use crate::model::state::{DiskState, Role};
+use crate::model::state::{ConnectionState, DiskState, Role};
 use crate::model::units::{BLOCK_SECTORS, BlockIndex, EXTENT_BLOCKS, SECTOR_BYTES};
 
 /// Bitmap bytes read by one operation.
@@ -333,11 +332,10 @@ impl Resource {
         }
         // The handshake compares what the peer sends in answer to our offer, not what it sent before.
         (0..self.peers.len()).for_each(|peer| self.peers[peer].volumes[volume].uuids = None);
-        // A peer that has been told of no disk compares nothing before it hears of this one.
-        let told = (0..self.peers.len()).any(|peer| self.peers[peer].link().is_some_and(Link::has_told));
-        let new = if told { DiskState::Negotiating } else { from_metadata };
+        let connected = (0..self.peers.len()).any(|peer| self.view(volume, peer).conn >= ConnectionState::Connected);
+        let new = if connected { DiskState::Negotiating } else { from_metadata };
         self.set_disk_state(volume, new);
-        if told {
+        if connected {
             (0..self.peers.len()).for_each(|peer| self.send_attach_offer(volume, peer));
         }
         self.answer(attach.command, Ok(()));

@@ -1,7 +1,8 @@
 //! When a write is answered, and when it is forgotten.
 //!
 //! A piece has a local part and one part per peer. It is *completed* when all parts have reached the point that the protocol
-//! names (A: handed to the socket, B: received, C: written); it succeeds if at least one copy has it. It is *retired* (its
+//! names (A: handed to the socket, B: received, C: written); where our own copy does not have it, every protocol waits until
+//! it is written. It succeeds if at least one copy has it. It is *retired* (its
 //! extent cools) when its epoch is confirmed as well.
 //!
 //! A reply leaves only through the gate: while a new generation is not durable, or the door is closed, completed pieces wait
@@ -60,7 +61,7 @@ impl Resource {
     fn net_is_complete(&self, write: usize, peer: usize) -> bool {
         match self.writes[write].net[peer] {
             Net::Sent => false,
-            Net::Accepted => self.peers[peer].settings.protocol != ReplicationProtocol::C,
+            Net::Accepted => self.peers[peer].settings.protocol != ReplicationProtocol::C && self.is_saved_here(write),
             Net::NotSent | Net::Written | Net::Refused | Net::Lost => true,
         }
     }
@@ -70,7 +71,11 @@ impl Resource {
         if state.completed || state.frozen || matches!(state.local, Local::Waiting | Local::Running) {
             return;
         }
-        if !(0..self.peers.len()).all(|peer| self.net_is_complete(write, peer)) {
+        if let Some(peer) = (0..self.peers.len()).find(|peer| !self.net_is_complete(write, *peer)) {
+            if self.writes[write].net[peer] == Net::Accepted {
+                // Our own copy does not have it: on its way is not enough, and only the end of the epoch tells more.
+                self.close_epoch(peer);
+            }
             return;
         }
         let (volume, starved) = (state.volume, state.starved);
@@ -93,12 +98,14 @@ impl Resource {
     /// reach may be overruled by ours when we meet again: alone they save nothing.
     fn is_saved(&self, write: usize) -> bool {
         let state = &self.writes[write];
-        let own = self.volumes[state.volume].disk_state == DiskState::UpToDate;
-        let on_peer = |peer: usize| {
-            matches!(state.net[peer], Net::Written | Net::Accepted)
-                && self.view(state.volume, peer).pdsk == DiskState::UpToDate
-        };
-        (state.local == Local::Done && own) || (0..self.peers.len()).any(on_peer)
+        let on_peer =
+            |peer: usize| state.net[peer] == Net::Written && self.view(state.volume, peer).pdsk == DiskState::UpToDate;
+        self.is_saved_here(write) || (0..self.peers.len()).any(on_peer)
+    }
+
+    fn is_saved_here(&self, write: usize) -> bool {
+        let state = &self.writes[write];
+        state.local == Local::Done && self.volumes[state.volume].disk_state == DiskState::UpToDate
     }
 
     /// Whether replies may leave: the generation they need is durable, nothing is suspended, the door is open.

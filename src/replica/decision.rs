@@ -89,10 +89,6 @@ impl Resource {
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         };
         let old = self.view(volume, peer);
-        if old.conn < ConnectionState::Connected && old.disk == DiskState::Negotiating {
-            // Our disk came during the handshake. This word is older than our offer; the answer is still to come.
-            self.peers[peer].volumes[volume].uuids = None;
-        }
         if self.ends_resync(volume, peer, old, &mut theirs) {
             return;
         }
@@ -259,7 +255,6 @@ impl Resource {
     /// Takes over what the peer says of itself, together with our decision.
     fn take_state(&mut self, volume: usize, peer: usize, old: View, mut new: View, theirs: Theirs) {
         use ConnectionState as C;
-        use DiskState as D;
         new.peer = theirs.role;
         new.pdsk = theirs.real_disk;
         new.peer_isp = theirs.paused;
@@ -267,8 +262,7 @@ impl Resource {
             new.conn = C::Behind;
         }
         // A word that the peer said before it heard of our disk decides nothing about it.
-        let comparable =
-            theirs.disk >= DiskState::Negotiating && (old.conn >= C::Connected || old.disk == D::Negotiating);
+        let comparable = theirs.disk >= DiskState::Negotiating && old.conn >= C::Connected;
         let waits = comparable && self.peers[peer].volumes[volume].uuids.is_none();
         if new.disk == DiskState::Negotiating && matches!(new.conn, C::Connected | C::WfBitMapS) && !waits {
             new.disk = self.volumes[volume].remembered;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::Resource;
 use super::action::LogLevel;
-use super::link::{Link, Phase};
+use super::link::Phase;
 use crate::model::state::{ConnectionState, DiskState};
 use crate::model::units::SECTOR_BYTES;
 use crate::wire::auth::{DigestAlgorithm, equal, hmac};
@@ -299,9 +299,9 @@ impl Resource {
         self.superblock_changed(volume);
     }
 
-    /// A disk was attached after the peer had been told of none: it is told all about it.
+    /// A disk was attached while connected: the peer is told all about it.
     pub(super) fn send_attach_offer(&mut self, volume: usize, peer: usize) {
-        if self.peers[peer].link().is_some_and(Link::has_told) {
+        if self.view(volume, peer).conn >= ConnectionState::Connected {
             self.send_sizes(volume, peer, 0);
             self.send_uuids(volume, peer);
             self.send_state(volume, peer);

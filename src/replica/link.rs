@@ -54,13 +54,6 @@ pub(super) struct Link {
     pub(super) leaving: bool,
 }
 
-impl Link {
-    /// Whether the peer has been sent the state of our volumes.
-    pub(super) fn has_told(&self) -> bool {
-        matches!(self.phase, Phase::Protocol | Phase::Up)
-    }
-}
-
 /// Where the connection stands.
 #[derive(Debug)]
 pub(super) enum Connection {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::Resource;
 use super::request::{Content, Net, ZERO_PIECE_BYTES_OLD};
+use crate::model::state::DiskState;
 use crate::model::units::SectorRange;
 use crate::wire::framing::{Features, Stream};
 use crate::wire::packet::{BlockId, Data, DataFlags, Packet, ReplicationProtocol, Trim};
@@ -102,6 +103,10 @@ impl Resource {
         }
         if syncing && version >= 100 {
             flags = flags.with(DataFlags::MAY_SET_IN_SYNC).with(DataFlags::SEND_WRITE_ACK);
+        }
+        if self.volumes[volume].disk_state != DiskState::UpToDate && version >= 100 {
+            // The peer's is the only copy that counts: the write is answered when it is there.
+            flags = flags.with(DataFlags::SEND_WRITE_ACK);
         }
         flags.in_version(version)
     }
