@@ -120,10 +120,13 @@ impl World {
     fn check_write(&mut self, node: usize, volume: usize, facts: Facts, id: u64, fua: bool, losses: u64) {
         let views = [0, 1].map(|on| Some(&self.nodes[on].disks[volume].view));
         let sender = (self.profile.is_asynchronous() && !facts.is_lonely()).then_some(node);
-        let everywhere = match self.oracle.acknowledge(id, views, sender) {
+        let good = [facts.disk, facts.peer_disk].map(|disk| disk == DiskState::UpToDate);
+        let stored =
+            if node == 0 { [good[0], good[1] && sender.is_none()] } else { [good[1] && sender.is_none(), good[0]] };
+        let everywhere = match self.oracle.acknowledge(id, views, sender, stored) {
             Ok(everywhere) => everywhere,
-            // Only the peer has a disk, and it will get the write.
-            Err(_) if sender.is_some() && facts.disk < DiskState::Inconsistent => return,
+            // The disk here did not take it, and the peer will get it.
+            Err(_) if sender.is_some() && facts.disk != DiskState::UpToDate => return,
             // Power loss of the only copy between its completion and the answer cannot be told from a lie.
             Err(_) if self.watch.losses > losses || self.watch.void => return,
             Err(sector) => return self.fail("D1", format!("w{id} is acknowledged and sector {sector} is on no disk")),
@@ -380,7 +383,9 @@ impl World {
         let was_known = known.len();
         let mut cleared = std::mem::take(&mut self.watch.cleared);
         update_words(&mut known, words(&process.resource, volume), &mut cleared);
-        let judged = whole && was_known == known.len() && !self.watch.void;
+        // A bitmap that is being loaded says nothing yet.
+        let loaded = facts.disk >= DiskState::Negotiating;
+        let judged = whole && loaded && was_known == known.len() && !self.watch.void;
         let [a, b] = [0, 1].map(|on| &self.nodes[on].disks[volume].view);
         let is_idle = &mut |block| !self.is_busy(volume, block);
         let broken = cleared.iter().filter(|_| judged).find_map(|blocks| a.differs(b, blocks.clone(), is_idle));
