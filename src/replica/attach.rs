@@ -271,7 +271,9 @@ impl Resource {
             self.volumes[volume].attach = Some(attach);
             return self.empty_log(volume, false);
         }
-        self.empty_log(volume, true);
+        if !self.writes_late_bits(volume) {
+            self.empty_log(volume, true);
+        }
     }
 
     fn empty_log(&mut self, volume: usize, closing: bool) {
@@ -461,6 +463,22 @@ impl Resource {
         }
         if let Some(disk) = self.volumes[volume].disk.as_mut() {
             disk.crashed_primary |= leaves_as_primary;
+        }
+    }
+
+    /// Bits may still be set while a disk is closed: they go out before it does.
+    fn writes_late_bits(&mut self, volume: usize) -> bool {
+        let Some(disk) = self.volumes[volume].disk.as_mut() else { return false };
+        let late = disk.bitmap.dirty_pages().next().is_some();
+        if late {
+            disk.after_pages(Then::ClosePages);
+        }
+        late
+    }
+
+    pub(super) fn disk_is_closed(&mut self, volume: usize) {
+        if !self.writes_late_bits(volume) {
+            self.release_disk(volume);
         }
     }
 

@@ -88,6 +88,7 @@ impl Resource {
             let reason = format!("a state word that no state has: {:#010x}", word.0);
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         };
+        self.forget_leaving_disk(volume, peer, &mut theirs);
         let old = self.view(volume, peer);
         if self.ends_resync(volume, peer, old, &mut theirs) {
             return;
@@ -110,6 +111,16 @@ impl Resource {
             self.note_equal_generations(volume, peer);
         }
         self.take_state(volume, peer, old, new, theirs);
+    }
+
+    /// A word that was on its way when we agreed that the peer gives its disk back does not bring the disk back.
+    fn forget_leaving_disk(&mut self, volume: usize, peer: usize, theirs: &mut Theirs) {
+        let agreed = &mut self.peers[peer].volumes[volume].detach_agreed;
+        if *agreed && theirs.disk > DiskState::Negotiating {
+            (theirs.disk, theirs.real_disk) = (DiskState::Failed, DiskState::Failed);
+        } else {
+            *agreed = false;
+        }
     }
 
     /// The target says that it is done, or a late word of a sync that is over.

@@ -45,7 +45,8 @@ impl Resource {
             && new.pdsk == DiskState::Inconsistent;
         let alone_with_data = (lost || spoiled) && somebody_writes;
         // A disk that becomes current (again) under a Primary whom no peer follows.
-        let came_alone = new.role == Role::Primary && old.disk != DiskState::UpToDate && !has_contents(new.pdsk);
+        let nobody_follows = !has_contents(new.pdsk) || new.conn < ConnectionState::Connected;
+        let came_alone = new.role == Role::Primary && old.disk != DiskState::UpToDate && nobody_follows;
         // A Primary without a disk writes here alone, whether it became Primary or came back as one: what its own disk once
         // had is older from now on.
         let took_over = new.pdsk < DiskState::Inconsistent

@@ -85,6 +85,8 @@ pub(super) struct PeerVolume {
     pub(super) unheard_equal_start: bool,
     /// We were source of a resync that may have ended there, and have not gone on alone since.
     pub(super) target_may_be_done: bool,
+    /// We have agreed to the peer's giving its disk back: what it says of that disk meanwhile is said too late.
+    pub(super) detach_agreed: bool,
     /// The id of the resync that is about to begin here.
     pub(super) sync_id: GenerationId,
     /// Ranges sent to the target and not confirmed, by first sector.
@@ -114,6 +116,7 @@ impl PeerVolume {
             resync: None,
             consider_resync: false,
             target_may_be_done: false,
+            detach_agreed: false,
             unheard_equal_start: false,
             sync_id: GenerationId::NONE,
             serving: BTreeMap::new(),
@@ -134,6 +137,7 @@ impl PeerVolume {
         self.sizes = None;
         self.exchange = None;
         self.consider_resync = false;
+        self.detach_agreed = false;
         self.sequence = 0;
         self.max_request_bytes = 4096;
         self.pending_acks = 0;

@@ -408,7 +408,7 @@ impl Resource {
             Then::TargetReady(peer) => self.target_is_ready(volume, peer),
             Then::TargetFinished(peer) => self.target_is_finished(volume, peer),
             Then::ClosePages => self.close_with_superblock(volume),
-            Then::Closed => self.release_disk(volume),
+            Then::Closed => self.disk_is_closed(volume),
             Then::TellPeers => self.tell_generation(volume),
             Then::RoleOver(number) => self.role_is_over(volume, number),
         }

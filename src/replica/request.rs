@@ -144,12 +144,14 @@ impl Resource {
     /// Whether nobody may write now because it is being decided (or made durable) whose data counts. Holds also for writes
     /// that began before and waited for their sectors or the log.
     fn is_undecided(&self, volume: usize) -> bool {
+        use ConnectionState as C;
         let state = &self.volumes[volume];
         let undecided = matches!(state.disk_state, DiskState::Attaching | DiskState::Negotiating);
         let exchanging = (0..self.peers.len()).any(|peer| {
             let view = self.view(volume, peer);
-            matches!(view.conn, ConnectionState::WfBitMapT | ConnectionState::WfSyncUuid)
-                || (view.conn == ConnectionState::WfBitMapS && self.version(peer) < 96)
+            // As long as the future target may hold our very generation as good, nothing may be answered that it will lack.
+            let equal = self.version(peer) < 96 || self.peers[peer].volumes[volume].target_may_be_done;
+            matches!(view.conn, C::WfBitMapT | C::WfSyncUuid | C::StartingSyncS) || (view.conn == C::WfBitMapS && equal)
         });
         let target_is_pending = self.gate_holds_peer_writes(volume);
         target_is_pending || undecided || exchanging

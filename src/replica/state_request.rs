@@ -186,12 +186,19 @@ impl Resource {
             self.note_leaving(peer);
             return 1;
         }
+        if new.conn == ConnectionState::StartingSyncS && old.disk != DiskState::UpToDate {
+            // The peer would give up its data for ours.
+            return StateRefusal::NoUpToDateDisk.number();
+        }
         // Our openers are no reason against a change of the peer's.
         let openers = std::mem::take(&mut self.volumes[volume].openers);
         let changed = self.change(volume, peer, new, Origin::Wish);
         self.volumes[volume].openers = openers;
         match changed {
-            Ok(()) => 1,
+            Ok(()) => {
+                self.peers[peer].volumes[volume].detach_agreed |= new.pdsk == DiskState::Failed;
+                1
+            }
             Err(refusal) => {
                 self.log(LogLevel::Info, format!("refused a change the peer asked for: {refusal}"));
                 refusal.number()

@@ -122,10 +122,11 @@ impl World {
         let sender = (self.profile.is_asynchronous() && !facts.is_lonely()).then_some(node);
         // The other one said that it has the write, and lost power while we were reading that: as it would have unflushed.
         let lapsed = !facts.is_lonely() && self.watch.losses > losses;
-        let everywhere = match self.oracle.acknowledge(id, views, sender, lapsed) {
+        let good = [facts.disk, facts.peer_disk].map(|disk| disk == DiskState::UpToDate);
+        let stored =
+            if node == 0 { [good[0], good[1] && sender.is_none()] } else { [good[1] && sender.is_none(), good[0]] };
+        let everywhere = match self.oracle.acknowledge(id, views, sender, stored, lapsed) {
             Ok(everywhere) => everywhere,
-            // Only the peer has a disk, and it will get the write.
-            Err(_) if sender.is_some() && facts.disk < DiskState::Inconsistent => return,
             // Power loss of the only copy between its completion and the answer cannot be told from a lie.
             Err(_) if self.watch.losses > losses || self.watch.void => return,
             Err(sector) => return self.fail("D1", format!("w{id} is acknowledged and sector {sector} is on no disk")),
@@ -142,7 +143,9 @@ impl World {
                 self.fail("D1", format!("w{id} is acknowledged, connected to a good peer that does not hold it"));
             }
         }
-        if fua && self.profile.flushes() && facts.disk >= DiskState::Inconsistent && everywhere[node] {
+        // A disk that failed the write and is kept has it marked; the other copy answers for it.
+        let counts = facts.disk >= DiskState::Inconsistent && !self.is_marked(node, volume, span);
+        if fua && self.profile.flushes() && counts && everywhere[node] {
             self.check_stable(node, volume, id, "FUA");
         }
         let alone = !facts.is_connected() && facts.disk == DiskState::UpToDate;
@@ -266,7 +269,8 @@ impl World {
             && facts.peer_disk == DiskState::UpToDate
             && outstanding.session == Some(self.watch.sessions);
         let disk_fault = matches!(error, RequestError::Disk | RequestError::NoData);
-        if disk_fault && good_peer && self.operator.weak != Some(1 - node) {
+        let still_good = self.facts(1 - node, volume).is_some_and(|peer| peer.disk == DiskState::UpToDate);
+        if disk_fault && good_peer && still_good && self.operator.weak != Some(1 - node) {
             self.fail("D9", format!("{} answers {error:?} although its peer is good ({})", name(node), facts.short()));
         }
     }
@@ -383,7 +387,9 @@ impl World {
         let was_known = known.len();
         let mut cleared = std::mem::take(&mut self.watch.cleared);
         update_words(&mut known, words(&process.resource, volume), &mut cleared);
-        let judged = whole && was_known == known.len() && !self.watch.void;
+        // A bitmap that is being loaded says nothing yet.
+        let loaded = facts.disk >= DiskState::Negotiating;
+        let judged = whole && loaded && was_known == known.len() && !self.watch.void;
         let [a, b] = [0, 1].map(|on| &self.nodes[on].disks[volume].view);
         let is_idle = &mut |block| !self.is_busy(volume, block);
         let broken = cleared.iter().filter(|_| judged).find_map(|blocks| a.differs(b, blocks.clone(), is_idle));
