@@ -317,6 +317,10 @@ impl World {
             self.watch.sessions += 1;
             self.count(if new.is_connected() { "connections made" } else { "connections lost" });
         }
+        if was_connected && !new.is_connected() && self.watch.target[volume] == Some(node) {
+            // The next handshake decides anew.
+            self.watch.target[volume] = None;
+        }
         if was_connected != new.is_connected() || new.requests == 0 {
             self.oracle.end_transit(volume, node);
         }
