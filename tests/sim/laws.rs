@@ -343,7 +343,8 @@ impl World {
             while cleared != 0 && broken.is_none() {
                 let block = index as u64 * 64 + u64::from(cleared.trailing_zeros());
                 cleared &= cleared - 1;
-                if !self.is_same(volume, block) && !self.is_busy(volume, block) {
+                if !self.is_same(volume, block) && !self.is_busy(volume, block) && !self.peer_left(node, volume, block)
+                {
                     broken = Some(block);
                 }
             }
@@ -351,6 +352,13 @@ impl World {
         if let Some(block) = broken {
             self.fail("D6", format!("{} clears the bit of block {block}, where the copies differ", name(node)));
         }
+    }
+
+    /// The other side has left the resync, wrote alone and keeps its own bit; this one has not heard of it yet.
+    fn peer_left(&self, node: usize, volume: usize, block: u64) -> bool {
+        let Some(peer) = &self.nodes[1 - node].process else { return false };
+        let connection = crate::machine::facts(&peer.resource, volume).connection;
+        connection == ConnectionState::Connected && crate::machine::is_dirty(&peer.resource, volume, block)
     }
 
     fn is_same(&self, volume: usize, block: u64) -> bool {
