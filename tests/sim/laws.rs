@@ -395,7 +395,7 @@ impl World {
         let loaded = facts.disk >= DiskState::Negotiating;
         let judged = whole && loaded && was_known == known.len() && !self.watch.void;
         let [a, b] = [0, 1].map(|on| &self.nodes[on].disks[volume].view);
-        let is_idle = &mut |block| !self.is_busy(volume, block);
+        let is_idle = &mut |block| !self.is_busy(volume, block) && !self.peer_left(node, volume, block);
         let broken = cleared.iter().filter(|_| judged).find_map(|blocks| a.differs(b, blocks.clone(), is_idle));
         self.watch.bitmaps[volume][node] = known;
         cleared.clear();
@@ -403,6 +403,13 @@ impl World {
         if let Some(block) = broken {
             self.fail("D6", format!("{} clears the bit of block {block}, where the copies differ", name(node)));
         }
+    }
+
+    /// The other side has left the resync, wrote alone and keeps its own bit; this one has not heard of it yet.
+    fn peer_left(&self, node: usize, volume: usize, block: u64) -> bool {
+        let Some(peer) = &self.nodes[1 - node].process else { return false };
+        let connection = crate::machine::facts(&peer.resource, volume).connection;
+        connection == ConnectionState::Connected && crate::machine::is_dirty(&peer.resource, volume, block)
     }
 
     /// A write of an application or a disk works on the block.
