@@ -120,10 +120,7 @@ impl World {
     fn check_write(&mut self, node: usize, volume: usize, facts: Facts, id: u64, fua: bool, losses: u64) {
         let views = [0, 1].map(|on| Some(&self.nodes[on].disks[volume].view));
         let sender = (self.profile.is_asynchronous() && !facts.is_lonely()).then_some(node);
-        let good = [facts.disk, facts.peer_disk].map(|disk| disk == DiskState::UpToDate);
-        let stored =
-            if node == 0 { [good[0], good[1] && sender.is_none()] } else { [good[1] && sender.is_none(), good[0]] };
-        let everywhere = match self.oracle.acknowledge(id, views, sender, stored) {
+        let everywhere = match self.oracle.acknowledge(id, views, sender) {
             Ok(everywhere) => everywhere,
             // The disk here did not take it, and the peer will get it.
             Err(_) if sender.is_some() && facts.disk != DiskState::UpToDate => return,

@@ -174,14 +174,12 @@ impl Oracle {
 
     /// The write was acknowledged. Returns a sector that no copy holds, if there is one.
     ///
-    /// `sender` is the node from which the other one will get what it lacks (protocols A and B, connected); `stored` are the
-    /// nodes that have promised to hold it.
+    /// `sender` is the node from which the other one will get what it lacks (protocols A and B, connected).
     pub(crate) fn acknowledge(
         &mut self,
         id: u64,
         views: [Option<&Contents>; 2],
         sender: Option<usize>,
-        stored: [bool; 2],
     ) -> Result<[bool; 2], u64> {
         self.order += 1;
         let order = self.order;
@@ -197,8 +195,8 @@ impl Oracle {
             });
             for node in 0..2 {
                 everywhere[node] &= holds[node];
-                // Zeroes may be there for other reasons, and an older write still come.
-                if holds[node] && (stored[node] || !zeroes) {
+                // Where zeroes were before, an older write may still come.
+                if holds[node] && !(zeroes && self.had_zeroes(volume, node, sector, id)) {
                     self.settle(volume, node, sector, id);
                 }
             }
@@ -227,6 +225,13 @@ impl Oracle {
             }
         }
         Ok(everywhere)
+    }
+
+    /// Whether the sector may have read as zeroes without that write.
+    fn had_zeroes(&self, volume: usize, node: usize, sector: u64, id: u64) -> bool {
+        let legal = self.copies[volume][node].legal.get(&sector);
+        let others = legal.into_iter().flatten().filter(|&&other| other != id);
+        others.into_iter().any(|&other| self.record(other).is_none_or(|record| record.zeroes))
     }
 
     fn settle(&mut self, volume: usize, node: usize, sector: u64, id: u64) {
@@ -393,10 +398,10 @@ mod tests {
         let mut oracle = Oracle::new(1);
         let first = oracle.submit(0, (8, 10), false);
         let view = holding(first);
-        assert_eq!(oracle.acknowledge(first, [Some(&view), Some(&view)], None, [false; 2]), Ok([true, true]));
+        assert_eq!(oracle.acknowledge(first, [Some(&view), Some(&view)], None), Ok([true, true]));
         let second = oracle.submit(0, (8, 10), false);
         let newer = holding(second);
-        assert_eq!(oracle.acknowledge(second, [Some(&newer), Some(&view)], None, [false; 2]), Ok([true, false]));
+        assert_eq!(oracle.acknowledge(second, [Some(&newer), Some(&view)], None), Ok([true, false]));
         assert_eq!(oracle.legal(0, 0, 8), [second]);
         assert_eq!(oracle.legal(0, 1, 8), [first, second], "the copy that missed it may be as it was, or have it late");
         assert_eq!(oracle.exclusive(0, 0, [&newer, &view]).len(), 2);
@@ -409,8 +414,8 @@ mod tests {
         let first = oracle.submit(0, (8, 10), false);
         let second = oracle.submit(0, (8, 10), false);
         let view = holding(second);
-        assert!(oracle.acknowledge(first, [Some(&view), None], None, [false; 2]).is_ok());
-        assert!(oracle.acknowledge(second, [Some(&view), None], None, [false; 2]).is_ok());
+        assert!(oracle.acknowledge(first, [Some(&view), None], None).is_ok());
+        assert!(oracle.acknowledge(second, [Some(&view), None], None).is_ok());
         assert_eq!(oracle.legal(0, 0, 8), [first, second]);
     }
 
@@ -418,7 +423,7 @@ mod tests {
     fn a_write_that_is_nowhere_is_a_lie() {
         let mut oracle = Oracle::new(1);
         let id = oracle.submit(0, (8, 10), false);
-        assert_eq!(oracle.acknowledge(id, [Some(&Contents::default()), None], None, [false; 2]), Err(8));
+        assert_eq!(oracle.acknowledge(id, [Some(&Contents::default()), None], None), Err(8));
     }
 
     #[test]
@@ -426,7 +431,7 @@ mod tests {
         let mut oracle = Oracle::new(1);
         let id = oracle.submit(0, (8, 10), false);
         let (here, there) = (holding(id), Contents::default());
-        assert_eq!(oracle.acknowledge(id, [Some(&here), Some(&there)], Some(0), [false; 2]), Ok([true, false]));
+        assert_eq!(oracle.acknowledge(id, [Some(&here), Some(&there)], Some(0)), Ok([true, false]));
         assert!(oracle.is_in_transit(0, (8, 16)));
         assert_eq!(oracle.exclusive(0, 0, [&here, &there]), [], "it may be lost with this side");
         assert_eq!(oracle.legal(0, 1, 8), [0, id]);
@@ -441,7 +446,7 @@ mod tests {
         let mut oracle = Oracle::new(1);
         let id = oracle.submit(0, (8, 10), false);
         let here = holding(id);
-        assert!(oracle.acknowledge(id, [Some(&here), Some(&Contents::default())], Some(0), [false; 2]).is_ok());
+        assert!(oracle.acknowledge(id, [Some(&here), Some(&Contents::default())], Some(0)).is_ok());
         oracle.arrive(0, 1, (8, 10), [&here, &here]);
         assert!(!oracle.is_in_transit(0, (8, 16)));
         assert_eq!(oracle.legal(0, 1, 8), [id]);
