@@ -122,10 +122,7 @@ impl World {
         let sender = (self.profile.is_asynchronous() && !facts.is_lonely()).then_some(node);
         // The other one said that it has the write, and lost power while we were reading that: as it would have unflushed.
         let lapsed = !facts.is_lonely() && self.watch.losses > losses;
-        let good = [facts.disk, facts.peer_disk].map(|disk| disk == DiskState::UpToDate);
-        let stored =
-            if node == 0 { [good[0], good[1] && sender.is_none()] } else { [good[1] && sender.is_none(), good[0]] };
-        let everywhere = match self.oracle.acknowledge(id, views, sender, stored, lapsed) {
+        let everywhere = match self.oracle.acknowledge(id, views, sender, lapsed) {
             Ok(everywhere) => everywhere,
             // Power loss of the only copy between its completion and the answer cannot be told from a lie.
             Err(_) if self.watch.losses > losses || self.watch.void => return,

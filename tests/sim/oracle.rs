@@ -174,15 +174,13 @@ impl Oracle {
 
     /// The write was acknowledged. Returns a sector that no copy holds, if there is one.
     ///
-    /// `sender` is the node from which the other one will get what it lacks (protocols A and B, connected); `stored` are the
-    /// nodes that have promised to hold it; `lapsed`: the other one may have had it, before a power loss that nobody has
-    /// noticed yet.
+    /// `sender` is the node from which the other one will get what it lacks (protocols A and B, connected); `lapsed`: the
+    /// other one may have had it, before a power loss that nobody has noticed yet.
     pub(crate) fn acknowledge(
         &mut self,
         id: u64,
         views: [Option<&Contents>; 2],
         sender: Option<usize>,
-        stored: [bool; 2],
         lapsed: bool,
     ) -> Result<[bool; 2], u64> {
         self.order += 1;
@@ -199,8 +197,8 @@ impl Oracle {
             });
             for node in 0..2 {
                 everywhere[node] &= holds[node];
-                // Zeroes may be there for other reasons, and an older write still come.
-                if holds[node] && (stored[node] || !zeroes) {
+                // Where zeroes were before, an older write may still come.
+                if holds[node] && !(zeroes && self.had_zeroes(volume, node, sector, id)) {
                     self.settle(volume, node, sector, id);
                 }
             }
@@ -229,6 +227,13 @@ impl Oracle {
             }
         }
         Ok(everywhere)
+    }
+
+    /// Whether the sector may have read as zeroes without that write.
+    fn had_zeroes(&self, volume: usize, node: usize, sector: u64, id: u64) -> bool {
+        let legal = self.copies[volume][node].legal.get(&sector);
+        let others = legal.into_iter().flatten().filter(|&&other| other != id);
+        others.into_iter().any(|&other| self.record(other).is_none_or(|record| record.zeroes))
     }
 
     fn settle(&mut self, volume: usize, node: usize, sector: u64, id: u64) {
@@ -395,10 +400,10 @@ mod tests {
         let mut oracle = Oracle::new(1);
         let first = oracle.submit(0, (8, 10), false);
         let view = holding(first);
-        assert_eq!(oracle.acknowledge(first, [Some(&view), Some(&view)], None, [false; 2], false), Ok([true, true]));
+        assert_eq!(oracle.acknowledge(first, [Some(&view), Some(&view)], None, false), Ok([true, true]));
         let second = oracle.submit(0, (8, 10), false);
         let newer = holding(second);
-        assert_eq!(oracle.acknowledge(second, [Some(&newer), Some(&view)], None, [false; 2], false), Ok([true, false]));
+        assert_eq!(oracle.acknowledge(second, [Some(&newer), Some(&view)], None, false), Ok([true, false]));
         assert_eq!(oracle.legal(0, 0, 8), [second]);
         assert_eq!(oracle.legal(0, 1, 8), [first, second], "the copy that missed it may be as it was, or have it late");
         assert_eq!(oracle.exclusive(0, 0, [&newer, &view]).len(), 2);
@@ -411,8 +416,8 @@ mod tests {
         let first = oracle.submit(0, (8, 10), false);
         let second = oracle.submit(0, (8, 10), false);
         let view = holding(second);
-        assert!(oracle.acknowledge(first, [Some(&view), None], None, [false; 2], false).is_ok());
-        assert!(oracle.acknowledge(second, [Some(&view), None], None, [false; 2], false).is_ok());
+        assert!(oracle.acknowledge(first, [Some(&view), None], None, false).is_ok());
+        assert!(oracle.acknowledge(second, [Some(&view), None], None, false).is_ok());
         assert_eq!(oracle.legal(0, 0, 8), [first, second]);
     }
 
@@ -420,7 +425,7 @@ mod tests {
     fn a_write_that_is_nowhere_is_a_lie() {
         let mut oracle = Oracle::new(1);
         let id = oracle.submit(0, (8, 10), false);
-        assert_eq!(oracle.acknowledge(id, [Some(&Contents::default()), None], None, [false; 2], false), Err(8));
+        assert_eq!(oracle.acknowledge(id, [Some(&Contents::default()), None], None, false), Err(8));
     }
 
     #[test]
@@ -428,7 +433,7 @@ mod tests {
         let mut oracle = Oracle::new(1);
         let id = oracle.submit(0, (8, 10), false);
         let (here, there) = (holding(id), Contents::default());
-        assert_eq!(oracle.acknowledge(id, [Some(&here), Some(&there)], Some(0), [false; 2], false), Ok([true, false]));
+        assert_eq!(oracle.acknowledge(id, [Some(&here), Some(&there)], Some(0), false), Ok([true, false]));
         assert!(oracle.is_in_transit(0, (8, 16)));
         assert_eq!(oracle.exclusive(0, 0, [&here, &there]), [], "it may be lost with this side");
         assert_eq!(oracle.legal(0, 1, 8), [0, id]);
@@ -443,7 +448,7 @@ mod tests {
         let mut oracle = Oracle::new(1);
         let id = oracle.submit(0, (8, 10), false);
         let here = holding(id);
-        assert!(oracle.acknowledge(id, [Some(&here), Some(&Contents::default())], Some(0), [false; 2], false).is_ok());
+        assert!(oracle.acknowledge(id, [Some(&here), Some(&Contents::default())], Some(0), false).is_ok());
         oracle.arrive(0, 1, (8, 10), [&here, &here]);
         assert!(!oracle.is_in_transit(0, (8, 16)));
         assert_eq!(oracle.legal(0, 1, 8), [id]);
