@@ -73,7 +73,8 @@ impl World {
         let bytes = DISK_BYTES as u64;
         let facts =
             DeviceFacts { data_bytes: bytes, metadata_bytes: bytes, max_io_bytes: 1 << 20, discard_zeroes: true };
-        for node in 0..world.nodes.len() {
+        // The second node first: it has to listen when the first one dials.
+        for node in (0..world.nodes.len()).rev() {
             world.command(node, Command::Attach { volume: 0, facts });
             world.command(node, Command::Connect { discard_my_data: false });
         }

@@ -331,6 +331,9 @@ impl Resource {
     }
 
     fn settle_detaching(&mut self) {
+        if self.commands.detaching.is_empty() {
+            return;
+        }
         let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.commands.detaching)
             .into_iter()
             .partition(|(volume, _)| self.volumes[*volume].disk_state == DiskState::Diskless);
@@ -350,6 +353,9 @@ impl Resource {
                     self.answer(id, Ok(()));
                 }
             }
+        }
+        if self.commands.wait_sync.is_empty() {
+            return;
         }
         let (done, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.commands.wait_sync)
             .into_iter()

@@ -85,6 +85,10 @@ use crate::model::ids::Ticket;
 use crate::model::state::Role;
 use crate::model::time::Instant;
 
+/// Encoded heads are split off a buffer of that size; a new one is taken when it is used up, hundreds of packets later.
+/// Without a size to begin with, each packet would get a buffer of its own.
+const HEADS_BYTES: usize = 16 << 10;
+
 /// A replicated resource on this node.
 #[derive(Debug)]
 pub struct Resource {
@@ -153,7 +157,7 @@ impl Resource {
             door: Door::default(),
             random: Random::new(settings.seed),
             now: Instant::default(),
-            out: BytesMut::new(),
+            out: BytesMut::with_capacity(HEADS_BYTES),
             ready: VecDeque::new(),
             stirred: false,
             actions: Vec::new(),

@@ -24,15 +24,21 @@ impl Fields {
     /// The next `count` bytes, shared, not copied.
     pub(super) fn bytes(&mut self, count: usize) -> Result<Bytes, WireError> {
         if self.rest.len() < count {
-            let expected = self.length - self.rest.len() as u32 + count as u32;
-            return Err(WireError::TooShort { command: self.command, expected, received: self.length });
+            return Err(self.too_short(count));
         }
         Ok(self.rest.split_to(count))
     }
 
+    #[cold]
+    fn too_short(&self, count: usize) -> WireError {
+        let expected = self.length - self.rest.len() as u32 + count as u32;
+        WireError::TooShort { command: self.command, expected, received: self.length }
+    }
+
+    /// The next `N` bytes, copied: sharing so few would cost more.
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let mut array = [0; N];
-        self.bytes(N)?.copy_to_slice(&mut array);
+        let Some(array) = self.rest.first_chunk().copied() else { return Err(self.too_short(N)) };
+        self.rest.advance(N);
         Ok(array)
     }
 

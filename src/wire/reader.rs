@@ -17,7 +17,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::model::ids::VolumeNumber;
 
@@ -282,6 +282,9 @@ impl PacketReader {
 
     /// Copies the first bytes of the rope, which must have that many.
     fn peek(&self, into: &mut [u8]) {
+        if let Some(bytes) = self.rope.front().and_then(|first| first.get(..into.len())) {
+            return into.copy_from_slice(bytes);
+        }
         let bytes = self.rope.iter().flat_map(|chunk| chunk.iter());
         for (to, from) in into.iter_mut().zip(bytes) {
             *to = *from;
@@ -320,12 +323,13 @@ impl PacketReader {
     fn skip(&mut self, count: usize) {
         let mut left = count;
         while left > 0 {
-            let Some(mut first) = self.rope.pop_front() else { break };
+            let Some(first) = self.rope.front_mut() else { break };
             if first.len() > left {
-                self.rope.push_front(first.split_off(left));
+                first.advance(left);
                 left = 0;
             } else {
                 left -= first.len();
+                self.rope.pop_front();
             }
         }
         self.buffered -= count - left;

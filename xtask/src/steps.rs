@@ -79,7 +79,12 @@ pub(crate) const TEST: &[Step] = &[
 
 /// The long runs. Counts are taken from the environment where it has them.
 pub(crate) const FULL: &[Step] = &[
-    Step { name: "deny", heading: "licences, sources and advisories of dependencies", work: Work::Function(deny) },
+    Step { name: "deny", heading: "licences and sources of dependencies", work: Work::Function(deny) },
+    Step {
+        name: "advisories",
+        heading: "known faults of dependencies (from the network)",
+        work: Work::Function(advisories),
+    },
     Step {
         name: "sim",
         heading: "many seeded worlds (SHIMAI_SIM_SEEDS)",
@@ -137,7 +142,13 @@ pub(crate) fn print() {
 
 fn deny() -> Result<()> {
     ensure_cargo_command("deny")?;
-    run(Command::new("cargo").args(["deny", "check"]))
+    run(Command::new("cargo").args(["deny", "check", "bans", "licenses", "sources"]))
+}
+
+/// Apart from `deny`, since the list is fetched from GitHub and a failure may be the network's.
+fn advisories() -> Result<()> {
+    ensure_cargo_command("deny")?;
+    run(Command::new("cargo").args(["deny", "check", "advisories"]))
 }
 
 fn fuzz() -> Result<()> {
