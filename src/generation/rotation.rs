@@ -162,9 +162,10 @@ fn derived(parent: GenerationId) -> GenerationId {
     GenerationId(parent.masked().wrapping_add(GenerationId::SYNC_OFFSET))
 }
 
-/// The id of a resync whose bitmap counts from nothing that has a name. DRBD takes a random one.
+/// The id of a resync whose bitmap counts from nothing that has a name. DRBD takes a random one. The distance is one that ids
+/// derived from each other do not come to.
 fn orphan_sync_id(current: GenerationId) -> GenerationId {
-    let id = derived(derived(current));
+    let id = GenerationId(current.masked().wrapping_add(GenerationId::SYNC_OFFSET << 14));
     if id.is_none() || id.is_just_created() { fresh(id.0) } else { id }
 }
 
