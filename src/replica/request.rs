@@ -333,6 +333,7 @@ impl Resource {
 
     /// Marks a range as different from every peer (and for slots that nobody owns). Returns how many bits are new.
     pub(super) fn mark_out_of_sync(&mut self, volume: usize, range: SectorRange) -> u64 {
+        self.spoil_resync_writes(volume, range);
         let Some(disk) = self.volumes[volume].disk.as_mut() else { return 0 };
         let (first, end) = range.blocks_touched();
         let before: u64 = (0..disk.bitmap.slots()).map(|slot| disk.bitmap.count(slot)).sum();

@@ -393,6 +393,19 @@ impl Resource {
         (writes + written) as u64
     }
 
+    /// A range differs again before what a resync wrote there is durable: it must not be confirmed.
+    pub(super) fn spoil_resync_writes(&mut self, volume: usize, range: SectorRange) {
+        for peer in 0..self.peers.len() {
+            let target = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target);
+            let Some(target) = target.filter(|it| !(it.written.is_empty() && it.flushing.is_empty())) else { continue };
+            let mut spoiled = Vec::new();
+            for list in [&mut target.written, &mut target.flushing] {
+                spoiled.extend(list.extract_if(.., |written| written.overlaps(range)));
+            }
+            spoiled.into_iter().for_each(|range| self.fail_resync_range(volume, peer, range));
+        }
+    }
+
     /// A range stays different; the source is told.
     fn fail_resync_range(&mut self, volume: usize, peer: usize, range: SectorRange) {
         if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
