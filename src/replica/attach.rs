@@ -65,6 +65,7 @@ enum Stage {
 pub(super) enum Closing {
     Draining,
     Writing,
+    Closed,
 }
 
 impl Resource {
@@ -454,6 +455,14 @@ impl Resource {
         superblock.set_clean(true);
         disk.writer.superblock_changed();
         disk.writer.after_superblock(Then::Closed);
+    }
+
+    /// The clean superblock is out. A newer one may be on its way: a connection that ends takes back an unheard resync.
+    pub(super) fn closed(&mut self, volume: usize) {
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            disk.closing = Some(Closing::Closed);
+        }
+        self.release_if_drained(volume);
     }
 
     pub(super) fn release_disk(&mut self, volume: usize) {

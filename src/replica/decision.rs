@@ -89,6 +89,10 @@ impl Resource {
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         };
         let old = self.view(volume, peer);
+        if old.conn >= ConnectionState::Connected && old.pdsk == DiskState::Failed && theirs.disk > DiskState::Failed {
+            // We have agreed that the peer detaches; it said this before it heard of it. Its disk comes back as Diskless only.
+            (theirs.disk, theirs.real_disk) = (DiskState::Failed, DiskState::Failed);
+        }
         if old.conn < ConnectionState::Connected && old.disk == DiskState::Negotiating {
             // Our disk came during the handshake. This word is older than our offer; the answer is still to come.
             self.peers[peer].volumes[volume].uuids = None;
