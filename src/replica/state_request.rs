@@ -154,7 +154,8 @@ impl Resource {
         match agreement {
             // Alone again: the rules decide anew, without the peer.
             Agreement::Promote(id) => self.restart_promotion(id),
-            Agreement::Detach(id) if self.commands.is_detaching(id) => self.begin_close(volume),
+            // It may be the only copy now.
+            Agreement::Detach(id) if self.commands.forget_detach(id) => self.detach(id, volume, false),
             Agreement::Detach(_) => {}
             Agreement::Disconnect(id) => {
                 self.commands.disconnect_now.push(peer);
