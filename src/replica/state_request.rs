@@ -58,8 +58,7 @@ impl Resource {
         if self.peers[peer].request.is_some() || self.peers[peer].request_overtaken {
             let refusal =
                 Refusal::state(StateRefusal::InTransientState, "another change is being agreed on; try again");
-            self.commands.forget_detach(agreement.command());
-            return self.answer(agreement.command(), Err(refusal));
+            return self.on_refused(agreement, refusal);
         }
         let whole = matches!(agreement, Agreement::Disconnect(_)) && self.version(peer) >= 100;
         self.peers[peer].request = Some(PeerRequest { volume, agreement });
