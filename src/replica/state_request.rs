@@ -211,7 +211,9 @@ impl Resource {
     /// Every bit is set on both sides by itself; no bitmaps are exchanged.
     fn start_full_sync(&mut self, volume: usize, peer: usize, conn: ConnectionState) {
         let view = self.view(volume, peer);
-        self.change_fact(volume, peer, View { conn, ..view });
+        // The target's data has been given up, also if the source goes before the first block has come.
+        let disk = if conn == ConnectionState::StartingSyncT { DiskState::Inconsistent } else { view.disk };
+        self.change_fact(volume, peer, View { conn, disk, ..view });
         self.set_all_bits(volume, peer);
         let view = self.view(volume, peer);
         if view.conn == ConnectionState::StartingSyncT {
