@@ -70,6 +70,7 @@ enum Stage {
 pub(super) enum Closing {
     Draining,
     Writing,
+    Closed,
 }
 
 impl Resource {
@@ -476,10 +477,15 @@ impl Resource {
         late
     }
 
+    /// The clean superblock is out. A newer one may be on its way: a connection that ends takes back an unheard resync.
     pub(super) fn disk_is_closed(&mut self, volume: usize) {
-        if !self.writes_late_bits(volume) {
-            self.release_disk(volume);
+        if self.writes_late_bits(volume) {
+            return;
         }
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            disk.closing = Some(Closing::Closed);
+        }
+        self.release_if_drained(volume);
     }
 
     pub(super) fn on_log_emptied(&mut self, volume: usize) {

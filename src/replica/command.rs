@@ -153,7 +153,7 @@ impl Resource {
         self.peers[peer].reason = Some("disconnected by the operator".into());
     }
 
-    fn detach(&mut self, id: CommandId, volume: usize, force: bool) {
+    pub(super) fn detach(&mut self, id: CommandId, volume: usize, force: bool) {
         if let Err(refusal) = self.refuse_without_disk(volume) {
             return self.answer(id, Err(refusal));
         }

@@ -21,6 +21,12 @@ fn has_contents(disk: DiskState) -> bool {
     disk >= DiskState::Inconsistent && !matches!(disk, DiskState::Unknown | DiskState::Outdated)
 }
 
+/// Whether a resync from here has lost its target.
+fn lost_a_target(old: View, new: View) -> bool {
+    let source = matches!(old.conn, ConnectionState::SyncSource | ConnectionState::PausedSyncS);
+    source && (new.conn < ConnectionState::Connected || new.pdsk <= DiskState::Failed)
+}
+
 impl Resource {
     pub(super) fn history_rules(&self, volume: usize) -> HistoryRules {
         match self.volumes[volume].disk.as_ref().map(|disk| disk.superblock.format) {
@@ -59,8 +65,8 @@ impl Resource {
         if old.conn >= ConnectionState::Connected && old.pdsk > DiskState::Failed && gone {
             self.take_back_unheard_start(volume, peer);
         }
-        if self.lost_a_finishing_target(volume, peer, old, new) {
-            // Our current generation may be the target's too, so it must not be ours alone.
+        if lost_a_target(old, new) {
+            // It may have come to the end without our knowing, whatever our own bits say (some may be set since). Our current generation may be the target's too, so it must not be ours alone.
             self.peers[peer].volumes[volume].target_may_be_done = true;
             if new.role == Role::Primary {
                 self.begin_generation_after_sync(volume, peer);
@@ -111,13 +117,6 @@ impl Resource {
         if self.role == Role::Primary {
             self.begin_generation_if_none(volume, peer);
         }
-    }
-
-    /// Whether a resync from here was lost at a moment at which the target may have reached its end without our knowing.
-    fn lost_a_finishing_target(&self, volume: usize, peer: usize, old: View, new: View) -> bool {
-        let source = matches!(old.conn, ConnectionState::SyncSource | ConnectionState::PausedSyncS);
-        let gone = new.conn < ConnectionState::Connected || new.pdsk <= DiskState::Failed;
-        source && gone && self.bits_left(volume, peer) == 0
     }
 
     /// Going on alone after such a loss: a new generation although the bitmap counts from the resync's id. That id stays

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::action::{Action, Area, DiskOperation};
+use super::attach::Closing;
 use super::volume::{Disk, Pending, WRITE_BACK_INTERVAL};
 use super::{Resource, mutant};
 use crate::activity_log::Plan;
@@ -421,6 +422,10 @@ impl Resource {
         let facts = self.flag_facts(volume);
         let state = self.volumes[volume].disk_state;
         let Some(disk) = self.volumes[volume].disk.as_mut() else { return false };
+        if matches!(disk.closing, Some(Closing::Writing | Closing::Closed)) {
+            // The last words of a clean close stand.
+            return false;
+        }
         let was_primary = disk.superblock.flags.contains(DeviceFlags::PRIMARY_IND);
         let primary = disk.keeps_primary_mark(facts.primary_here);
         let crashed = disk.crashed_primary;

@@ -94,6 +94,10 @@ impl Resource {
             let reason = format!("more than {READS_MAX} resync requests outstanding");
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         }
+        if !self.is_source(volume, peer) {
+            // It was sent before the target gave up; an answer would be held until an acknowledgement that never comes.
+            return;
+        }
         // It has taken the resync's id, durably: nothing else is its current generation now.
         self.peers[peer].volumes[volume].unheard_equal_start = false;
         self.peers[peer].volumes[volume].target_may_be_done = false;
@@ -193,8 +197,17 @@ impl Resource {
         }
     }
 
+    /// Whether a resync from here runs, or is paused: what was asked before still arrives.
+    fn is_source(&self, volume: usize, peer: usize) -> bool {
+        matches!(self.view(volume, peer).conn, ConnectionState::SyncSource | ConnectionState::PausedSyncS)
+    }
+
     /// The target has written a range (or could not).
     pub(super) fn on_resync_ack(&mut self, volume: usize, peer: usize, ack: &BlockAck, good: bool) {
+        if !self.is_source(volume, peer) {
+            // A late word of a resync that is over; the bits stay.
+            return;
+        }
         let Some(read) = self.peers[peer].volumes[volume].serving.remove(&ack.sector.0) else {
             let reason = format!("an acknowledgement of a resync block at {} that was not sent", ack.sector);
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);

@@ -153,7 +153,8 @@ impl Resource {
         match agreement {
             // Alone again: the rules decide anew, without the peer.
             Agreement::Promote(id) => self.restart_promotion(id),
-            Agreement::Detach(id) if self.commands.is_detaching(id) => self.begin_close(volume),
+            // It may be the only copy now.
+            Agreement::Detach(id) if self.commands.forget_detach(id) => self.detach(id, volume, false),
             Agreement::Detach(_) => {}
             Agreement::Disconnect(id) => {
                 self.commands.disconnect_now.push(peer);
@@ -217,7 +218,9 @@ impl Resource {
     /// Every bit is set on both sides by itself; no bitmaps are exchanged.
     fn start_full_sync(&mut self, volume: usize, peer: usize, conn: ConnectionState) {
         let view = self.view(volume, peer);
-        self.change_fact(volume, peer, View { conn, ..view });
+        // The target's data has been given up, also if the source goes before the first block has come.
+        let disk = if conn == ConnectionState::StartingSyncT { DiskState::Inconsistent } else { view.disk };
+        self.change_fact(volume, peer, View { conn, disk, ..view });
         self.set_all_bits(volume, peer);
         let view = self.view(volume, peer);
         if view.conn == ConnectionState::StartingSyncT {
