@@ -98,6 +98,10 @@ impl Resource {
             new.conn = ConnectionState::Connected;
         }
         if self.must_decide(volume, peer, old, theirs) {
+            if old.conn == ConnectionState::Connected && theirs.conn <= ConnectionState::Connected {
+                // The peer decides on what we tell it now: on what we compare, not on what a repair makes of it.
+                self.send_uuids(volume, peer);
+            }
             match self.decide(volume, peer, theirs) {
                 Ok(conn) => {
                     new.conn = conn;
@@ -139,7 +143,8 @@ impl Resource {
             && theirs.conn == C::Connected
             && theirs.real_disk == DiskState::Inconsistent
         {
-            // Some blocks could not be synced: it stays Inconsistent, and their bits stay.
+            // Some blocks could not be synced: it stays Inconsistent, and their bits stay. Or it was done, and failed since.
+            self.peers[peer].volumes[volume].target_may_be_done = true;
             self.end_resync(volume, peer, false);
             return true;
         }
@@ -303,8 +308,6 @@ impl Resource {
         // It waits for our generations, also if our own disk was being attached at the same time.
         let peer_attaches = theirs.disk == DiskState::Negotiating;
         if old.conn == C::Connected && (we_want_sync || peer_attaches) {
-            // The peer decides on what we tell it now.
-            self.send_uuids(volume, peer);
             self.send_state(volume, peer);
         }
         if old.disk == DiskState::Negotiating && self.view(volume, peer).disk == DiskState::Outdated {

@@ -76,7 +76,10 @@ impl Resource {
         let only_disk = somebody_writes
             && !has_contents(new.pdsk)
             && (new.role == Role::Primary || new.conn >= ConnectionState::Connected);
-        if (alone_with_data || came_alone || took_over || only_disk) && new.disk == DiskState::UpToDate && !mutant(6) {
+        // A target follows us: it takes the generation that the handshake told it, so there is none to begin before its end.
+        let followed = new.conn > ConnectionState::Connected && new.conn < ConnectionState::Ahead;
+        let alone = (alone_with_data || came_alone || took_over || only_disk) && !followed;
+        if alone && new.disk == DiskState::UpToDate && !mutant(6) {
             match self.door.on_replica_lost() {
                 OnLoss::GoOn => {
                     self.begin_generation_after_sync(volume, peer);

@@ -303,6 +303,13 @@ impl Oracle {
         self.copies[volume][node].legal.get(&sector).cloned().unwrap_or_else(|| vec![0])
     }
 
+    /// Whether what was seen is a write that had not ended at that point: a read that waited long may have met it, although
+    /// others have replaced it since.
+    pub(crate) fn was_under_way(&self, seen: Seen, order: u64) -> bool {
+        let Seen::Write(id) = seen else { return false };
+        self.record(id).is_some_and(|record| record.ended.is_none_or(|ended| ended > order))
+    }
+
     /// Whether what was seen is one of these ids.
     pub(crate) fn is_among(&self, seen: Seen, ids: &[u64]) -> bool {
         match seen {
