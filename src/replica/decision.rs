@@ -167,7 +167,9 @@ impl Resource {
         let negotiating = theirs.disk == DiskState::Negotiating || old.disk == DiskState::Negotiating;
         let forced = std::mem::take(&mut self.peers[peer].volumes[volume].consider_resync);
         let starting = (C::StartingSyncS..=C::WfBitMapT).contains(&theirs.conn);
-        old.conn < C::Connected || (old.conn == C::Connected && (negotiating || forced || starting))
+        // A disk that nobody has compared, as when both attach at once and each heard of the other's too late.
+        let appears = old.pdsk < DiskState::Negotiating && theirs.disk > DiskState::Negotiating;
+        old.conn < C::Connected || (old.conn == C::Connected && (negotiating || forced || starting || appears))
     }
 
     /// The rules; what they say is made ready (repairs, all bits set) and the connection state returned.
