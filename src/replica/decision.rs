@@ -89,9 +89,11 @@ impl Resource {
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         };
         let old = self.view(volume, peer);
-        if old.conn >= ConnectionState::Connected && old.pdsk == DiskState::Failed && theirs.disk > DiskState::Failed {
-            // We have agreed that the peer detaches; it said this before it heard of it. Its disk comes back as Diskless only.
-            (theirs.disk, theirs.real_disk) = (DiskState::Failed, DiskState::Failed);
+        if self.peers[peer].volumes[volume].detach_agreed {
+            // What the peer says before it hears that it may detach does not bring its disk back.
+            self.peers[peer].volumes[volume].detach_agreed = theirs.disk > DiskState::Failed;
+            theirs.disk = theirs.disk.min(DiskState::Failed);
+            theirs.real_disk = theirs.disk;
         }
         if old.conn < ConnectionState::Connected && old.disk == DiskState::Negotiating {
             // Our disk came during the handshake. This word is older than our offer; the answer is still to come.

@@ -88,6 +88,8 @@ pub(super) struct PeerVolume {
     pub(super) resync: Option<Resync>,
     /// Both were Inconsistent and the peer has been forced: its next state is to be considered.
     pub(super) consider_resync: bool,
+    /// We have agreed that the peer detaches, and its disk has not gone yet.
+    pub(super) detach_agreed: bool,
     /// A resync between equal generations has been named, and the target has not shown that it knows.
     pub(super) unheard_equal_start: bool,
     /// We were source of a resync that may have ended there, and have not gone on alone since.
@@ -120,6 +122,7 @@ impl PeerVolume {
             exchange: None,
             resync: None,
             consider_resync: false,
+            detach_agreed: false,
             target_may_be_done: false,
             unheard_equal_start: false,
             sync_id: GenerationId::NONE,
@@ -141,6 +144,7 @@ impl PeerVolume {
         self.sizes = None;
         self.exchange = None;
         self.consider_resync = false;
+        self.detach_agreed = false;
         self.sequence = 0;
         self.max_request_bytes = 4096;
         self.pending_acks = 0;

@@ -192,7 +192,10 @@ impl Resource {
         let changed = self.change(volume, peer, new, Origin::Wish);
         self.volumes[volume].openers = openers;
         match changed {
-            Ok(()) => 1,
+            Ok(()) => {
+                self.peers[peer].volumes[volume].detach_agreed |= new.pdsk == DiskState::Failed && old.pdsk > new.pdsk;
+                1
+            }
             Err(refusal) => {
                 self.log(LogLevel::Info, format!("refused a change the peer asked for: {refusal}"));
                 refusal.number()
