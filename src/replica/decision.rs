@@ -265,7 +265,8 @@ impl Resource {
             new.conn = C::Behind;
         }
         // A word that the peer said before it heard of our disk decides nothing about it.
-        let comparable = theirs.disk >= DiskState::Negotiating && (old.conn >= C::Connected || old.disk == D::Negotiating);
+        let comparable =
+            theirs.disk >= DiskState::Negotiating && (old.conn >= C::Connected || old.disk == D::Negotiating);
         let waits = comparable && self.peers[peer].volumes[volume].uuids.is_none();
         if new.disk == DiskState::Negotiating && matches!(new.conn, C::Connected | C::WfBitMapS) && !waits {
             new.disk = self.volumes[volume].remembered;
