@@ -19,6 +19,8 @@ use crate::model::state::Role;
 const LOST_PACKETS_VERSION: u32 = 91;
 /// From this version on DRBD derives the resync's id from the source's bitmap id. We always do.
 const DERIVED_SYNC_ID_VERSION: u32 = 96;
+/// Resyncs named in a row that no superblock of the target has seen: the target writes it at each of them, so there are few.
+const TRIES_MAX: u64 = 256;
 /// What rule 41 needs: the version and the feature bit (WSAME) that tell that the peer has it.
 const PRESENT_PRIMARY_NEEDS: Strategy = Strategy::NeedsFeature { version: 101, features: 4 };
 
@@ -150,9 +152,11 @@ fn lost_start(older: &Tuple, younger: &Tuple, context: &Context) -> bool {
 }
 
 /// Whether the bitmap id is that of a resync, and that resync's bits count from `parent`. The history may have lost `parent`:
-/// a source that goes on alone remembers what it goes through.
+/// a source that goes on alone remembers what it goes through. Each try derives its id from the one before; a target whose
+/// disk is slow may have heard of several of which its disk, after a power loss, knows nothing.
 fn has_named_resync(source: &Tuple, parent: GenerationId) -> bool {
-    parent.masked().wrapping_add(GenerationId::SYNC_OFFSET) == source.bitmap.masked()
+    let tries = source.bitmap.masked().wrapping_sub(parent.masked());
+    tries != 0 && tries.is_multiple_of(GenerationId::SYNC_OFFSET) && tries <= GenerationId::SYNC_OFFSET * TRIES_MAX
 }
 
 fn compare_unordered(own: &Tuple, peer: &Tuple) -> Verdict {

@@ -189,7 +189,7 @@ impl Repair {
 fn undo_start(parent: GenerationId, bitmap: &mut GenerationId, history: &mut [GenerationId]) {
     let entry = history.iter().position(|id| id.same_as(parent));
     // A derived id has its parent's flag; before version 96 it is random, and the parent is there.
-    let derived = parent.masked().wrapping_add(GenerationId::SYNC_OFFSET) == bitmap.masked();
+    let derived = bitmap.masked().wrapping_sub(parent.masked()).is_multiple_of(GenerationId::SYNC_OFFSET);
     let named = entry.filter(|_| !derived).map_or(*bitmap, |entry| history[entry]);
     *bitmap = parent.with_primary_flag(named.primary_flag());
     if let Some(entry) = entry {

@@ -96,6 +96,13 @@ fn a_lost_start_of_a_resync_is_taken_back() {
     // The source went on alone, twice, after a start that nobody heard: its history has lost the parent.
     case([B, 0, C, 0], [A, B + OFFSET, E, F], Strategy::TargetBitmap, Rule::PeerStartedSync);
     case([A, B + OFFSET, E, F], [B, 0, C, 0], Strategy::SourceBitmap, Rule::SelfStartedSync);
+    // Three tries, of which the target's disk knows the first.
+    case(
+        [B + OFFSET, 0, C, 0],
+        [A, B + 3 * OFFSET, B + 2 * OFFSET, B + OFFSET],
+        Strategy::TargetBitmap,
+        Rule::PeerStartedSync,
+    );
     let before_96 = Context { version: 95, ..CONTEXT };
     case_in(before_96, tuple([B, 0, C, 0]), tuple([A, E, B, C]), Strategy::TargetBitmap, Rule::PeerStartedSync);
 }
@@ -184,7 +191,7 @@ fn a_repair_makes_our_copy_of_the_peer_what_the_peer_makes_of_itself() {
         ([A, B, C, D], Repair::OwnFinish, Repair::PeerFinish),
         ([A, B + OFFSET, B, D], Repair::OwnStart(GenerationId(B)), Repair::PeerStart(GenerationId(B))),
         ([A, B + OFFSET, D, B], Repair::OwnStart(GenerationId(B)), Repair::PeerStart(GenerationId(B))),
-        ([A, B + OFFSET, D, E], Repair::OwnStart(GenerationId(B)), Repair::PeerStart(GenerationId(B))),
+        ([A, B + 2 * OFFSET, D, E], Repair::OwnStart(GenerationId(B)), Repair::PeerStart(GenerationId(B))),
     ] {
         let mut set = GenerationSet { current: GenerationId(ids[0]), ..GenerationSet::default() };
         set.bitmap[0] = GenerationId(ids[1]);

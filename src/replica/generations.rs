@@ -49,7 +49,9 @@ impl Resource {
         let spoiled = (old.conn, new.conn) == (connected, connected)
             && old.pdsk == DiskState::UpToDate
             && new.pdsk == DiskState::Inconsistent;
-        let alone_with_data = (lost || spoiled) && somebody_writes;
+        // Where a resync has not got a name yet, an Inconsistent peer counts from our generation like a good one.
+        let left = old.conn >= connected && new.conn < connected && has_contents(old.pdsk);
+        let alone_with_data = (lost || left || spoiled) && somebody_writes;
         // A disk that becomes current (again) under a Primary whom no peer follows.
         let nobody_follows = !has_contents(new.pdsk) || new.conn < ConnectionState::Connected;
         let came_alone = new.role == Role::Primary && old.disk != DiskState::UpToDate && nobody_follows;

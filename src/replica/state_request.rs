@@ -197,7 +197,7 @@ impl Resource {
         self.volumes[volume].openers = openers;
         match changed {
             Ok(()) => {
-                self.peers[peer].volumes[volume].detach_agreed |= new.pdsk == DiskState::Failed;
+                self.peers[peer].volumes[volume].detach_agreed |= new.pdsk == DiskState::Failed && old.pdsk > new.pdsk;
                 1
             }
             Err(refusal) => {

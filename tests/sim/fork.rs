@@ -171,7 +171,9 @@ fn climb(a: Tuple, b: Tuple) -> Verdict {
     }
     let known = |old: u64| old != 0 && old != 4;
     // Ours asks less than DRBD's: the source may have gone on alone since, and its history have lost the parent.
-    let named_from = |parent: u64, new: Tuple| parent.wrapping_add(GenerationId::SYNC_OFFSET) == new.bitmap;
+    let named_from = |parent: u64, new: Tuple| {
+        (1..=256).any(|tries| parent.wrapping_add(tries * GenerationId::SYNC_OFFSET) == new.bitmap)
+    };
     let missed_start = |old: Tuple, new: Tuple| named_from(old.current, new);
     if a.current == b.bitmap || missed_start(a, b) {
         return Verdict::Bitmap(1);
