@@ -295,6 +295,7 @@ impl Resource {
             if skip {
                 self.send_uuids_with(volume, peer, UuidFlags::SKIP_INITIAL_SYNC);
                 self.change_fact(volume, peer, View { disk: DiskState::UpToDate, pdsk: DiskState::UpToDate, ..view });
+                self.peers[peer].volumes[volume].declared_equal = true;
             }
         }
         self.after_superblock(volume, Then::Answer(id));

@@ -89,6 +89,7 @@ impl Resource {
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         };
         self.forget_leaving_disk(volume, peer, &mut theirs);
+        self.overlook_old_word(volume, peer, word, &mut theirs);
         let old = self.view(volume, peer);
         if self.ends_resync(volume, peer, old, &mut theirs) {
             return;
@@ -124,6 +125,17 @@ impl Resource {
             (theirs.disk, theirs.real_disk) = (DiskState::Failed, DiskState::Failed);
         } else {
             *agreed = false;
+        }
+    }
+
+    /// A word that was on its way when we declared both disks equal still sees ours as it was, and says nothing of its own.
+    fn overlook_old_word(&mut self, volume: usize, peer: usize, word: StateWord, theirs: &mut Theirs) {
+        let declared = &mut self.peers[peer].volumes[volume].declared_equal;
+        let is_old = word.pdsk() < DiskState::UpToDate.number();
+        if *declared && is_old && theirs.disk == DiskState::Inconsistent {
+            (theirs.disk, theirs.real_disk) = (DiskState::UpToDate, DiskState::UpToDate);
+        } else {
+            *declared = false;
         }
     }
 

@@ -262,6 +262,6 @@ impl Resource {
         self.log(LogLevel::Info, format!("volume {number}: accepted generation {current}, initial sync skipped"));
         let view = self.view(volume, peer);
         self.change_fact(volume, peer, View { disk: DiskState::UpToDate, pdsk: DiskState::UpToDate, ..view });
-        self.superblock_changed(volume);
+        self.after_superblock(volume, Then::TargetFinished(peer));
     }
 }

@@ -87,6 +87,8 @@ pub(super) struct PeerVolume {
     pub(super) target_may_be_done: bool,
     /// We have agreed to the peer's giving its disk back: what it says of that disk meanwhile is said too late.
     pub(super) detach_agreed: bool,
+    /// We have declared both disks equal, and the peer has not said anything since it heard of that.
+    pub(super) declared_equal: bool,
     /// The id of the resync that is about to begin here.
     pub(super) sync_id: GenerationId,
     /// Ranges sent to the target and not confirmed, by first sector.
@@ -117,6 +119,7 @@ impl PeerVolume {
             consider_resync: false,
             target_may_be_done: false,
             detach_agreed: false,
+            declared_equal: false,
             unheard_equal_start: false,
             sync_id: GenerationId::NONE,
             serving: BTreeMap::new(),
@@ -138,6 +141,7 @@ impl PeerVolume {
         self.exchange = None;
         self.consider_resync = false;
         self.detach_agreed = false;
+        self.declared_equal = false;
         self.sequence = 0;
         self.max_request_bytes = 4096;
         self.pending_acks = 0;

@@ -71,6 +71,22 @@ fn two_fresh_disks_connect_and_say_who_they_are() {
 }
 
 #[test]
+fn two_blank_disks_are_declared_equal_as_soon_as_one_sees_the_other() {
+    let addresses = addresses();
+    let nodes = [0, 1].map(|number| Node::new(number, addresses));
+    for node in &nodes {
+        node.attach().unwrap();
+        node.command(CONNECT).unwrap();
+    }
+    // The other one may not have finished its handshake yet.
+    nodes[0].command(Command::WaitConnect).unwrap();
+    nodes[0].command(Command::NewCurrentUuid { volume: 0, clear_bitmap: true }).unwrap();
+    for node in &nodes {
+        node.wait("equal", is_in_sync);
+    }
+}
+
+#[test]
 fn a_forced_primary_is_copied_to_its_peer() {
     let nodes = in_sync();
     assert_equal(&nodes);
