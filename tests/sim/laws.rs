@@ -119,7 +119,8 @@ impl World {
 
     fn check_write(&mut self, node: usize, volume: usize, facts: Facts, id: u64, fua: bool, losses: u64) {
         let views = [0, 1].map(|on| Some(&self.nodes[on].disks[volume].view));
-        let sender = (self.profile.is_asynchronous() && !facts.is_lonely()).then_some(node);
+        // It may also have been sent to a disk that has gone since: the refusal is still to come.
+        let sender = (self.profile.is_asynchronous() && facts.is_connected()).then_some(node);
         // The other one said that it has the write, and lost power while we were reading that: as it would have unflushed.
         let lapsed = !facts.is_lonely() && self.watch.losses > losses;
         let everywhere = match self.oracle.acknowledge(id, views, sender, lapsed) {
@@ -149,7 +150,7 @@ impl World {
         if alone && everywhere[node] && !everywhere[other] && !self.watch.void {
             self.check_new_generation(node, volume, id);
         }
-        if alone {
+        if facts.is_lonely() {
             self.oracle.keep_owed(volume, node);
         }
     }
