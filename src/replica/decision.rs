@@ -88,6 +88,12 @@ impl Resource {
             let reason = format!("a state word that no state has: {:#010x}", word.0);
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         };
+        let attaches =
+            theirs.disk == DiskState::Negotiating && self.view(volume, peer).conn == ConnectionState::Connected;
+        self.peers[peer].volumes[volume].deferred_state = (attaches && self.is_being_forced(volume)).then_some(word);
+        if self.peers[peer].volumes[volume].deferred_state.is_some() {
+            return;
+        }
         self.forget_leaving_disk(volume, peer, &mut theirs);
         self.overlook_old_word(volume, peer, word, &mut theirs);
         let old = self.view(volume, peer);

@@ -10,7 +10,7 @@ use super::settings::PeerSettings;
 use super::transfer::TransferLog;
 use crate::model::generation_id::GenerationId;
 use crate::model::ids::SocketId;
-use crate::model::state::{ConnectionState, DiskState, Role};
+use crate::model::state::{ConnectionState, DiskState, Role, StateWord};
 use crate::model::time::Instant;
 use crate::wire::framing::{Features, PacketReader};
 use crate::wire::packet::{Protocol, Sizes, Uuids};
@@ -89,6 +89,8 @@ pub(super) struct PeerVolume {
     pub(super) detach_agreed: bool,
     /// We have declared both disks equal, and the peer has not said anything since it heard of that.
     pub(super) declared_equal: bool,
+    /// The peer attaches while we are being promoted by force: it is answered when our data is declared good.
+    pub(super) deferred_state: Option<StateWord>,
     /// The id of the resync that is about to begin here.
     pub(super) sync_id: GenerationId,
     /// Ranges sent to the target and not confirmed, by first sector.
@@ -120,6 +122,7 @@ impl PeerVolume {
             target_may_be_done: false,
             detach_agreed: false,
             declared_equal: false,
+            deferred_state: None,
             unheard_equal_start: false,
             sync_id: GenerationId::NONE,
             serving: BTreeMap::new(),
@@ -142,6 +145,7 @@ impl PeerVolume {
         self.consider_resync = false;
         self.detach_agreed = false;
         self.declared_equal = false;
+        self.deferred_state = None;
         self.sequence = 0;
         self.max_request_bytes = 4096;
         self.pending_acks = 0;

@@ -221,6 +221,23 @@ impl Resource {
         }
     }
 
+    /// Whether this volume's data is about to be declared good.
+    pub(super) fn is_being_forced(&self, volume: usize) -> bool {
+        let promotion = self.commands.promotion.as_ref();
+        self.role != Role::Primary && promotion.is_some_and(|it| it.superblocks_left > 0 && it.forced[volume])
+    }
+
+    /// A forced promotion is over, well or not: peers that came with a disk meanwhile are answered.
+    fn answer_deferred(&mut self) {
+        for volume in 0..self.volumes.len() {
+            for peer in 0..self.peers.len() {
+                if let Some(word) = self.peers[peer].volumes[volume].deferred_state.take() {
+                    self.on_state(volume, peer, word);
+                }
+            }
+        }
+    }
+
     fn take_role(&mut self) {
         let Some(promotion) = self.commands.promotion.clone() else { return };
         for volume in 0..self.volumes.len() {
@@ -240,6 +257,7 @@ impl Resource {
         for volume in (0..self.volumes.len()).filter(|volume| self.volumes[*volume].has_disk()).collect::<Vec<_>>() {
             self.take_role_on_disk(volume);
         }
+        self.answer_deferred();
     }
 
     fn take_role_on_disk(&mut self, volume: usize) {
@@ -284,6 +302,7 @@ impl Resource {
         if let Some(promotion) = self.commands.promotion.take() {
             let refusal = Refusal::state(StateRefusal::NoUpToDateDisk, "the disk failed during the promotion");
             self.answer(promotion.id, Err(refusal));
+            self.answer_deferred();
         }
     }
 

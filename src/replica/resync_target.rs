@@ -490,6 +490,14 @@ impl Resource {
     }
 
     fn finish_target(&mut self, volume: usize, peer: usize) {
+        let (now, left) = (self.now, self.bits_left(volume, peer));
+        if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut().filter(|resync| left > resync.failed)
+            && let Some(target) = resync.target()
+        {
+            // A write of ours has failed here since: once more through the bitmap.
+            (target.ending, target.cursor, target.tick_at) = (false, 0, Some(now));
+            return;
+        }
         let failed = self.peers[peer].volumes[volume].resync.as_ref().map_or(0, |resync| resync.failed);
         let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
         let source = self.peer_tuple(volume, peer);
