@@ -88,7 +88,11 @@ pub(crate) const FULL: &[Step] = &[
     Step {
         name: "sim",
         heading: "many seeded worlds (SHIMAI_SIM_SEEDS)",
-        work: Work::Target { target: "sim", release: true, environment: &[("SHIMAI_SIM_SEEDS", "20000")] },
+        work: Work::Target {
+            target: "sim",
+            release: true,
+            environment: &[("SHIMAI_SIM_SEEDS", "20000"), ("RUST_TEST_NOCAPTURE", "1")],
+        },
     },
     Step {
         name: "mutants",
