@@ -96,9 +96,8 @@ const IMPURE_WORDS: &[(&str, &str)] = &[
 
 /// What stands nowhere in the repository.
 const FORBIDDEN: &[&str] = &[
-    concat!("/work/", "shared"),
-    concat!("/work/", "main"),
-    concat!("/tmp/", "wt"),
+    concat!("/", "work", "/"),
+    concat!("/", "tmp", "/", "wt"),
     concat!("/root", "/"),
     concat!("todo", "!"),
     concat!("unimplemented", "!"),
