@@ -7,6 +7,7 @@ mod bring_up;
 mod crashes;
 mod database;
 mod drbdmeta;
+mod endurance;
 mod harness;
 mod hostile;
 mod huge;

@@ -12,6 +12,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
+/// One distinct value if pgbench's books balance: three sums of balances and the sum of the history's deltas.
+const BALANCED: &str = "SELECT count(DISTINCT total) FROM (
+    SELECT sum(abalance) AS total FROM pgbench_accounts UNION ALL SELECT sum(tbalance) FROM pgbench_tellers
+    UNION ALL SELECT sum(bbalance) FROM pgbench_branches UNION ALL SELECT coalesce(sum(delta), 0) FROM pgbench_history) AS sums";
+
 /// A volume as a local disk, perhaps mounted; all of it is undone when dropped, also if the volume died.
 pub(crate) struct Disk {
     fuse: Child,
@@ -129,6 +134,12 @@ impl Postgres {
     /// The answer to a query with one value.
     pub(crate) fn query(&self, query: &str) -> String {
         run(&mut self.client("psql", &["-A", "-t", "-c", query])).trim().to_owned()
+    }
+
+    /// # Panics
+    /// When pgbench's sums differ: a transaction is there in part.
+    pub(crate) fn assert_balanced(&self) {
+        assert_eq!(self.query(BALANCED), "1", "the books balance");
     }
 
     /// Stops the server at once, as a crash would; its children notice.
