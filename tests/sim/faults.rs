@@ -1,5 +1,6 @@
 //! What breaks: each class by its own clock, as the profile says.
 
+use shimai::model::state::Role;
 use shimai::replica::event::Command;
 
 use crate::operator::Plan;
@@ -72,15 +73,19 @@ impl World {
         let was_up = self.is_up(node);
         self.note(|| format!("{}: loses power", name(node)));
         self.watch.losses += 1;
+        // A Primary goes on with what its peer has lost; one that comes back itself may have lost what its peer has.
+        let serves = |world: &Self, on| world.facts(on, 0).is_some_and(|facts| facts.role == Role::Primary);
+        let other_goes_on = serves(self, 1 - node) && !serves(self, node);
         self.end_process(node, true);
         for volume in 0..self.volumes() {
             let before = self.nodes[node].disks[volume].view.clone();
             let spans = self.nodes[node].lose_power(&self.profile, volume, &mut self.rng.disk);
             let usable = self.layouts[volume].usable_sectors;
-            let after = self.nodes[node].disks[volume].view.clone();
+            let [after, other] = [node, 1 - node].map(|on| &self.nodes[on].disks[volume].view);
             for sector in spans.into_iter().flat_map(|(from, to)| from..to).filter(|&sector| sector < usable) {
-                if before.sector(sector) != after.sector(sector) {
-                    self.oracle.regress(volume, node, sector, look(sector, after.sector(sector)));
+                let [before, after, other] = [&before, after, other].map(|view| look(sector, view.sector(sector)));
+                if before != after {
+                    self.oracle.regress(volume, node, sector, [before, after], other_goes_on.then_some(other));
                 }
             }
         }

@@ -21,7 +21,7 @@ use crate::disk::span_of;
 use crate::fork;
 use crate::machine::{Facts, words};
 use crate::oracle::look;
-use crate::profile::{Fault, name};
+use crate::profile::name;
 use crate::world::World;
 
 /// What the checkers remember from event to event.
@@ -41,8 +41,10 @@ pub(crate) struct Watch {
     pub(crate) resynced: Vec<bool>,
     /// Sector → id acknowledged and not covered by a flush yet, by volume and by the node that acknowledged it.
     unflushed: Vec<[BTreeMap<u64, u64>; 2]>,
-    /// `Primary --force` has been asked for.
+    /// `Primary --force` has been asked for and not been answered.
     pub(crate) forced: bool,
+    /// Disks have failed or gone since both copies were last good: a refusal may have other reasons than a split brain.
+    pub(crate) disturbed: bool,
     /// Double faults have left no good copy: what applications read is nobody's promise any more.
     pub(crate) void: bool,
 }
@@ -60,6 +62,7 @@ impl Watch {
             resynced: vec![false; volumes],
             unflushed: vec![<[BTreeMap<u64, u64>; 2]>::default(); volumes],
             forced: false,
+            disturbed: false,
             void: false,
         }
     }
@@ -113,11 +116,12 @@ impl World {
         match &outstanding.asked {
             Asked::Read { span, legal } => self.check_read(request, outstanding, facts, *span, legal, parts),
             Asked::Flush => self.check_flush(outstanding, facts),
-            Asked::Write { id, fua } => self.check_write(node, volume, facts, *id, *fua, outstanding.losses),
+            Asked::Write { id, fua } => self.check_write(outstanding, facts, *id, *fua),
         }
     }
 
-    fn check_write(&mut self, node: usize, volume: usize, facts: Facts, id: u64, fua: bool, losses: u64) {
+    fn check_write(&mut self, outstanding: &Outstanding, facts: Facts, id: u64, fua: bool) {
+        let (node, volume, losses) = (outstanding.node, outstanding.volume, outstanding.losses);
         let views = [0, 1].map(|on| Some(&self.nodes[on].disks[volume].view));
         // It may also have been sent to a disk that has gone since: the refusal is still to come.
         let sender = (self.profile.is_asynchronous() && facts.is_connected()).then_some(node);
@@ -145,6 +149,15 @@ impl World {
         let counts = facts.disk >= DiskState::Inconsistent && !self.is_marked(node, volume, span);
         if fua && self.profile.flushes() && counts && everywhere[node] {
             self.check_stable(node, volume, id, "FUA");
+        }
+        let peer_counts = promised
+            && facts.is_in_sync()
+            && outstanding.session == Some(self.watch.sessions)
+            && self.watch.losses == outstanding.losses
+            && !self.is_marked(node, volume, span);
+        if fua && self.profile.flushes() && peer_counts && everywhere[other] {
+            self.count("checks: stable on the peer");
+            self.check_stable(other, volume, id, "FUA");
         }
         let alone = !facts.is_connected() && facts.disk == DiskState::UpToDate;
         if alone && everywhere[node] && !everywhere[other] && !self.watch.void {
@@ -307,6 +320,7 @@ impl World {
         if let Some(facts) = self.watch.last[0][node] {
             self.observe_connection(node, facts);
         }
+        self.watch.forced &= self.operator.is_forcing();
     }
 
     fn on_change(&mut self, node: usize, volume: usize, old: Option<Facts>, new: Facts) {
@@ -330,6 +344,8 @@ impl World {
         if new.role == Role::Primary && old.is_none_or(|old| old.role != Role::Primary) {
             self.on_promoted(node, volume, new);
         }
+        // Detached, or failed.
+        self.watch.disturbed |= old.is_some_and(|old| old.disk > new.disk && new.disk <= DiskState::Inconsistent);
         if new.is_target() && !old.is_some_and(|old| old.is_target()) {
             self.on_target(node, volume);
         }
@@ -430,6 +446,9 @@ impl World {
             self.count("times in sync");
         }
         self.watch.in_sync[volume] = in_sync;
+        if self.watch.in_sync.iter().all(|in_sync| *in_sync) {
+            self.watch.disturbed = false;
+        }
     }
 
     /// A machine that stops connecting by itself must have found a split brain.
@@ -450,8 +469,8 @@ impl World {
             process.refused = true;
         }
         self.count("connections refused");
-        let disks_fail = [Fault::DiskError, Fault::BadSector, Fault::DiskDeath, Fault::Detach];
-        let disturbed = disks_fail.iter().any(|&fault| self.profile.has(fault)) || self.operator.gave_up_data;
+        // A forced promotion that power loss interrupted leaves two disks of which neither can be the source.
+        let disturbed = self.watch.disturbed || self.operator.gave_up_data || facts.disk <= DiskState::Inconsistent;
         let real = (0..self.volumes()).any(|volume| self.oracle.copies[volume].iter().all(|copy| copy.alone));
         if !real && !disturbed && !self.watch.void {
             self.fail("G2", format!("{} stops connecting although no split brain has happened", name(node)));

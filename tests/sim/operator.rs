@@ -85,6 +85,11 @@ impl Operator {
         Ok(())
     }
 
+    /// Somebody waits for a forced promotion.
+    pub(crate) fn is_forcing(&self) -> bool {
+        self.waiting.values().any(|(_, text)| text == "Primary { force: true }")
+    }
+
     /// The node's process is new; nobody waits for answers of the old one.
     pub(crate) fn started(&mut self, node: usize) {
         self.waiting.retain(|_, (on, _)| *on != node);

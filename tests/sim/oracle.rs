@@ -319,9 +319,24 @@ impl Oracle {
         }
     }
 
-    /// Power loss has changed what the copy holds: what came back is legal there, what is gone is no longer exclusive.
-    pub(crate) fn regress(&mut self, volume: usize, node: usize, sector: u64, after: Seen) {
+    /// Power loss has changed what the copy holds: what came back is legal there, what is gone is no longer exclusive, and
+    /// an acknowledged write that both held is owed by `other`, the copy of one that goes on.
+    pub(crate) fn regress(
+        &mut self,
+        volume: usize,
+        node: usize,
+        sector: u64,
+        [before, after]: [Seen; 2],
+        other: Option<Seen>,
+    ) {
         let ids = self.legal(volume, node, sector);
+        if let Seen::Write(id) = before
+            && other == Some(before)
+            && self.record(id).is_some_and(|record| record.acked)
+            && !self.is_at_least((volume, node), sector, after, id)
+        {
+            self.copies[volume][1 - node].owed.insert(sector, id);
+        }
         if !self.is_among(after, &ids) {
             let id = if let Seen::Write(id) = after { id } else { 0 };
             self.copies[volume][node].legal.entry(sector).or_insert_with(|| vec![0]).push(id);
@@ -356,6 +371,14 @@ impl Oracle {
             legal.entry(*sector).or_default().extend(before);
         }
         self.copies[volume][target].legal = legal;
+    }
+
+    /// The first sector of a copy that holds what it may not.
+    pub(crate) fn illegal(&self, volume: usize, node: usize, view: &Contents) -> Option<(u64, Seen, &[u64])> {
+        let sectors = self.copies[volume][node].legal.iter();
+        sectors
+            .map(|(&sector, ids)| (sector, look(sector, view.sector(sector)), ids.as_slice()))
+            .find(|(_, seen, ids)| !self.is_among(*seen, ids))
     }
 
     /// Both copies hold the same now: what is legal on one is legal on the other.

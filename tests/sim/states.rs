@@ -197,6 +197,7 @@ impl World {
     pub(crate) fn check_end(&mut self) {
         for volume in 0..self.volumes() {
             self.check_same(volume, "at the end");
+            self.check_nothing_lost(volume);
             let facts = [0, 1].map(|node| self.facts(node, volume));
             let [Some(a), Some(b)] = facts else { return };
             for (node, facts) in [(0, a), (1, b)] {
@@ -216,6 +217,21 @@ impl World {
             self.check_end_on_disk(volume);
         }
         self.on_fork();
+    }
+
+    /// Every sector of both copies holds what applications were promised.
+    fn check_nothing_lost(&mut self, volume: usize) {
+        if self.watch.void {
+            return;
+        }
+        self.count("checks: nothing lost");
+        for node in 0..2 {
+            let view = &self.nodes[node].disks[volume].view;
+            if let Some((sector, seen, ids)) = self.oracle.illegal(volume, node, view) {
+                let text = format!("at the end sector {sector} of {} holds {seen:?}; legal is {ids:?}", name(node));
+                return self.fail("D3", text);
+            }
+        }
     }
 
     fn check_end_on_disk(&mut self, volume: usize) {
