@@ -141,7 +141,7 @@ impl Resource {
         (0..self.volumes.len()).find_map(|volume| {
             let view = self.view(volume, peer);
             let wanted = View { conn: ConnectionState::Disconnecting, ..view };
-            let code = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish).err()?;
+            let code = super::state::transition(view, wanted, self.rules(volume), Origin::Wish).err()?;
             let number = self.volumes[volume].settings.number;
             let sentence = format!("{}; volume {number} is {} here", code.text(), view.disk);
             Some(Refusal::state(code, sentence).next(format!("wait-sync {}", self.settings.name)))
@@ -168,7 +168,7 @@ impl Resource {
         for peer in 0..self.peers.len() {
             let view = self.view(volume, peer);
             let wanted = View { disk: DiskState::Failed, ..view };
-            let judged = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish);
+            let judged = super::state::transition(view, wanted, self.rules(volume), Origin::Wish);
             if let Err(code) = judged {
                 self.commands.forget_detach(id);
                 let sentence = format!("{}: this is the only good copy that is in use", code.text());
@@ -192,7 +192,7 @@ impl Resource {
         if view.conn < ConnectionState::Connected {
             return self.invalidate_alone(id, volume, peer, remote);
         }
-        if let Err(code) = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish) {
+        if let Err(code) = super::state::transition(view, wanted, self.rules(volume), Origin::Wish) {
             return self.answer(id, Err(code.into()));
         }
         let agreement = if remote { Agreement::InvalidateRemote(id) } else { Agreement::Invalidate(id) };
@@ -291,6 +291,15 @@ impl Resource {
             }
             if clear_bitmap {
                 (0..disk.bitmap.slots()).for_each(|slot| disk.bitmap.clear_all(slot));
+                // Whoever copies the disk after the answer may copy these blocks before they are written.
+                let running = self
+                    .writes
+                    .iter()
+                    .filter(|(_, it)| it.volume == volume && it.local == super::request::Local::Running);
+                let ranges: Vec<_> = running.map(|(_, write)| write.range).collect();
+                for range in ranges {
+                    self.mark_out_of_sync(volume, range);
+                }
             }
             if skip {
                 self.send_uuids_with(volume, peer, UuidFlags::SKIP_INITIAL_SYNC);

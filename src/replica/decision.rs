@@ -6,6 +6,7 @@
 use super::Resource;
 use super::action::LogLevel;
 use super::state::{Origin, View};
+use crate::control::refusal::StateRefusal;
 use crate::generation::{
     self, AfterSplitBrain0, AfterSplitBrain1, AfterSplitBrain2, Context, Outcome, Policies, RefuseReason,
 };
@@ -310,6 +311,11 @@ impl Resource {
         if new.conn >= C::Connected && old.disk == DiskState::Negotiating {
             // The handshake has compared: a resync brings what our disk missed.
             self.volumes[volume].left_behind = false;
+        }
+        if self.role == Role::Primary && theirs.role == Role::Primary && !self.rules(volume).allow_two_primaries {
+            // It did not ask, or did not wait for the answer.
+            let sentence = format!("{}: the peer is Primary too", StateRefusal::TwoPrimaries);
+            return self.stand_alone(peer, &sentence);
         }
         let openers = std::mem::take(&mut self.volumes[volume].openers);
         let changed = self.change(volume, peer, new, origin);

@@ -104,13 +104,14 @@ impl Resource {
         if self.volumes[volume].disk.is_none() || self.volumes[volume].disk_state == DiskState::Diskless {
             return;
         }
-        if let Some(disk) = self.volumes[volume].disk.as_mut() {
-            disk.closing = None;
-        }
-        if self.volumes[volume].disk_state != DiskState::Failed {
+        let was_closing = self.volumes[volume].disk.as_mut().is_some_and(|disk| disk.closing.take().is_some());
+        let is_new = self.volumes[volume].disk_state != DiskState::Failed;
+        if is_new {
             self.set_disk_state(volume, DiskState::Failed);
             self.volumes[volume].reply_gate = None;
             self.on_disk_failed(volume);
+        }
+        if is_new || was_closing {
             for peer in (0..self.peers.len()).filter(|peer| !self.peers[*peer].receive.is_idle()).collect::<Vec<_>>() {
                 // Writes that were acknowledged may be lost with the disk's cache: their epochs must stay unconfirmed.
                 self.lose_connection(

@@ -94,7 +94,7 @@ impl Resource {
             for peer in 0..self.peers.len() {
                 let old = self.view(volume, peer);
                 let wanted = View { role: Role::Primary, ..old };
-                let refusal = transition(old, wanted, self.rules(volume, peer), Origin::Wish).err();
+                let refusal = transition(old, wanted, self.rules(volume), Origin::Wish).err();
                 match refusal {
                     None => {}
                     Some(StateRefusal::NoUpToDateDisk) if promotion.force && may_be_forced(old.disk) => {

@@ -49,6 +49,14 @@ pub(super) struct Resync {
     pub(super) mark: usize,
 }
 
+/// A range that holds what the source has, and may not be durable yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    pub(super) range: SectorRange,
+    /// The source found the checksums equal and waits for nothing; an earlier resync may have written here all the same.
+    pub(super) was_equal: bool,
+}
+
 /// Which end we are.
 #[derive(Debug)]
 pub(super) enum Side {
@@ -67,9 +75,9 @@ pub(super) struct Target {
     pub(super) asked_sectors: u64,
     /// When to ask for more; not before the superblock names this resync.
     pub(super) tick_at: Option<Instant>,
-    /// Written ranges that wait for a flush before they are acknowledged.
-    pub(super) written: Vec<SectorRange>,
-    pub(super) flushing: Vec<SectorRange>,
+    /// Ranges that wait for a flush before their bits are cleared and they are acknowledged.
+    pub(super) written: Vec<Written>,
+    pub(super) flushing: Vec<Written>,
     /// What may still be asked for before the next tick without going over `c-max-rate`, sectors.
     pub(super) allowance: u64,
     pub(super) ending: bool,
@@ -78,7 +86,7 @@ pub(super) struct Target {
 impl Target {
     /// Received, and not durable yet.
     pub(super) fn unflushed_sectors(&self) -> u64 {
-        self.written.iter().chain(&self.flushing).map(|range| range.sectors).sum()
+        self.written.iter().chain(&self.flushing).map(|written| written.range.sectors).sum()
     }
 }
 
@@ -208,11 +216,7 @@ impl Resource {
         if let Some(disk) = self.volumes[volume].disk.as_mut() {
             disk.writer.forget_resync(peer);
         }
-        if self.volumes[volume].peer_write_gate == Some(u64::MAX) {
-            // Nothing will name this resync any more.
-            self.volumes[volume].peer_write_gate = None;
-            self.open_peer_write_gate(volume);
-        }
+        self.give_up_unnamed_resync(volume, peer);
         let Some(mut resync) = self.peers[peer].volumes[volume].resync.take() else {
             return self.give_up_source_reads(volume, peer);
         };

@@ -13,7 +13,7 @@ use super::event::DiskError;
 use super::metadata_writer::Then;
 use super::rate::{Controller, TICK};
 use super::request::Content;
-use super::resync::{Asked, Resync, Side, Target};
+use super::resync::{Asked, Resync, Side, Target, Written};
 use super::state::View;
 use super::volume::{Owner, Pending};
 use super::{Resource, mutant};
@@ -300,14 +300,13 @@ impl Resource {
         }
     }
 
-    /// Both have the same: nothing to write, but it must be as durable as what is written.
+    /// Both have the same: nothing to write, but it may have come with a resync whose writes were never flushed.
     pub(super) fn on_resync_in_sync(&mut self, volume: usize, peer: usize, sector: u64, bytes: u32) {
         match self.answered_without_data(volume, peer, sector, u64::from(bytes)) {
             Some(range) => {
-                self.clear_bits(volume, peer, range);
                 self.note_same(volume, peer, range);
+                self.keep_written(volume, peer, Written { range, was_equal: true });
                 self.top_up(volume, peer);
-                self.try_finish_target(volume, peer);
             }
             None => self.unasked(peer, "an equal checksum", sector),
         }
@@ -366,16 +365,11 @@ impl Resource {
         let TargetWrite { volume, peer, range, abandoned, .. } = self.resync_writes[write];
         self.forget_resync_write(write);
         match result {
-            Ok(()) if !abandoned => {
-                if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) {
-                    target.written.push(range);
-                }
-                self.flush_written(volume, peer);
-            }
+            Ok(()) if !abandoned => self.keep_written(volume, peer, Written { range, was_equal: false }),
             Ok(()) => {}
             Err(error) => {
                 if !abandoned {
-                    self.fail_resync_range(volume, peer, range);
+                    self.fail_resync_range(volume, peer, Written { range, was_equal: false });
                 }
                 self.on_data_error(volume, &error, true);
             }
@@ -400,16 +394,19 @@ impl Resource {
             let Some(target) = target.filter(|it| !(it.written.is_empty() && it.flushing.is_empty())) else { continue };
             let mut spoiled = Vec::new();
             for list in [&mut target.written, &mut target.flushing] {
-                spoiled.extend(list.extract_if(.., |written| written.overlaps(range)));
+                spoiled.extend(list.extract_if(.., |written| written.range.overlaps(range)));
             }
-            spoiled.into_iter().for_each(|range| self.fail_resync_range(volume, peer, range));
+            spoiled.into_iter().for_each(|written| self.fail_resync_range(volume, peer, written));
         }
     }
 
-    /// A range stays different; the source is told.
-    fn fail_resync_range(&mut self, volume: usize, peer: usize, range: SectorRange) {
+    /// A range stays different; the source is told, if it waits to hear of it.
+    fn fail_resync_range(&mut self, volume: usize, peer: usize, Written { range, was_equal }: Written) {
         if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
             resync.failed += range.sectors.div_ceil(BLOCK_SECTORS);
+        }
+        if was_equal {
+            return;
         }
         let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
         self.send(peer, Stream::Meta, volume, &Packet::NegAck(ack));
@@ -424,6 +421,13 @@ impl Resource {
         if let Some(held) = state.held {
             self.release_interval(state.volume, held);
         }
+    }
+
+    fn keep_written(&mut self, volume: usize, peer: usize, written: Written) {
+        if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) {
+            target.written.push(written);
+        }
+        self.flush_written(volume, peer);
     }
 
     /// Makes what has been written durable, one flush at a time.
@@ -445,8 +449,11 @@ impl Resource {
             return self.lose_connection(peer, ConnectionState::NetworkFailure, "the disk could not be flushed");
         }
         let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
-        for range in std::mem::take(&mut target.flushing) {
+        for Written { range, was_equal } in std::mem::take(&mut target.flushing) {
             self.clear_bits(volume, peer, range);
+            if was_equal {
+                continue;
+            }
             let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
             self.send(peer, Stream::Meta, volume, &Packet::ResyncWriteAck(ack));
         }

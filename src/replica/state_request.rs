@@ -242,9 +242,13 @@ impl Resource {
             return;
         }
         if change.mask.disk() == DISK_MASK && change.value.disk() == DiskState::Outdated.number() {
+            // Its data is gone at once, with a new generation before the next answer, not when its streams end.
+            self.lose_connection(peer, ConnectionState::TearDown, "the peer has left and outdated itself");
             for volume in 0..self.volumes.len() {
-                self.peers[peer].volumes[volume].pdsk = DiskState::Outdated;
+                let view = self.view(volume, peer);
+                self.change_fact(volume, peer, View { pdsk: DiskState::Outdated, ..view });
             }
+            return;
         }
         self.note_leaving(peer);
     }
