@@ -298,6 +298,7 @@ impl World {
         }
         if let DiskOperation::Write { offset, payload, .. } = operation
             && facts.role == Role::Secondary
+            && facts.disk < DiskState::UpToDate
             && let Seen::Write(id) = look(offset / SECTOR, payload.get(..SECTOR as usize))
             && self.oracle.is_newer_than_parting(volume, node, id)
             && self.is_of_older_generation(node, volume)
