@@ -41,6 +41,9 @@ impl Commands {
         if self.demotion == Some(id) {
             self.demotion = None;
         }
+        if let Some(promotion) = self.promotion.as_mut().filter(|promotion| promotion.id() == id) {
+            promotion.give_up();
+        }
     }
 
     /// Whether the detach still waits. When a disk goes by itself the detach is answered, and what is attached next is not
@@ -161,6 +164,10 @@ impl Resource {
             let refusal = Refusal::state(StateRefusal::InTransientState, "the disk is being attached; try again");
             return self.answer(id, Err(refusal));
         }
+        if !force && (0..self.peers.len()).any(|peer| self.is_shaking_hands(peer)) {
+            let sentence = "the nodes are comparing what they have; try again";
+            return self.answer(id, Err(Refusal::state(StateRefusal::InTransientState, sentence)));
+        }
         self.commands.detaching.push((volume, id));
         if force {
             return self.fail_disk(volume);
@@ -208,6 +215,9 @@ impl Resource {
             return self.answer(id, Err(refusal));
         }
         self.set_all_bits(volume, peer);
+        if !remote {
+            self.need_full_sync(volume, peer);
+        }
         let view = self.view(volume, peer);
         let new = if remote {
             View { pdsk: DiskState::Inconsistent, ..view }
@@ -227,6 +237,12 @@ impl Resource {
         }
         for peer in 0..self.peers.len() {
             let view = self.view(volume, peer);
+            if view.disk < DiskState::Outdated {
+                // What was never whole does not become it by a word.
+                let number = self.volumes[volume].settings.number;
+                let sentence = format!("{}; volume {number} is {}", StateRefusal::LowerThanOutdated.text(), view.disk);
+                return self.answer(id, Err(Refusal::state(StateRefusal::LowerThanOutdated, sentence)));
+            }
             // While connected the rules would quietly make UpToDate of it again.
             if view.conn >= ConnectionState::Connected && view.disk > DiskState::Outdated {
                 let refusal = Refusal::from(StateRefusal::ConnectedOutdates);

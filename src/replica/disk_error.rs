@@ -32,8 +32,8 @@ impl Resource {
             Pending::PeerRead(read) => self.on_peer_read(read, result),
             Pending::SourceRead(read) => self.on_source_read(read, result),
             Pending::TargetWrite(write) => self.on_target_written(write, done),
-            Pending::TargetChecksum(volume, first) => self.on_target_checksum(volume, first, result),
-            Pending::TargetFlush(volume, peer) => self.on_target_flushed(volume, peer, done),
+            Pending::TargetChecksum(volume, number, first) => self.on_target_checksum(volume, number, first, result),
+            Pending::TargetFlush(volume, peer, number) => self.on_target_flushed(volume, peer, number, done),
         }
         self.release_if_drained(volume);
     }
@@ -47,8 +47,8 @@ impl Resource {
             | Pending::CleanClose(volume)
             | Pending::LocalFlush(volume, _)
             | Pending::EpochFlush(volume, _)
-            | Pending::TargetChecksum(volume, _)
-            | Pending::TargetFlush(volume, _) => *volume,
+            | Pending::TargetChecksum(volume, ..)
+            | Pending::TargetFlush(volume, ..) => *volume,
             Pending::LocalWrite(write) => self.writes[*write].volume,
             Pending::LocalRead(key) => self.read_volume(*key),
             Pending::PeerWrite(write) => self.peer_write_volume(*write),

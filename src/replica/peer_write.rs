@@ -110,6 +110,8 @@ impl Resource {
             void: false,
             pin: None,
         });
+        self.peers[peer].received_bytes += self.peer_writes[write].content.bytes();
+        self.regulate(peer);
         let (epoch, now) = self.peers[peer].receive.add(write);
         let state = &mut self.peer_writes[write];
         state.epoch = epoch;
@@ -243,6 +245,9 @@ impl Resource {
     fn finish_peer_write(&mut self, write: usize, result: Result<(), DiskError>) {
         let state = self.peer_writes.remove(write);
         let PeerWrite { volume, peer, range, block_id, flags, epoch, orphaned, .. } = state;
+        let received = &mut self.peers[peer].received_bytes;
+        *received = received.saturating_sub(state.content.bytes());
+        self.regulate(peer);
         if let Some(held) = state.held {
             self.release_interval(volume, held);
         }
