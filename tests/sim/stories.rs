@@ -356,6 +356,7 @@ fn an_epoch_of_a_disk_that_is_being_detached_is_flushed_before_it_is_confirmed()
         story.run_for(100 * MILLISECOND);
         story.world.command(1, Command::Detach { volume: 0, force: false });
         story.until_answered();
+        story.until("the epoch is confirmed", |world| world.facts(0, 0).is_some_and(|facts| facts.pinned == 0));
         story.lose_power(1);
         story.until("the loss noticed", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
         story.start(1);
