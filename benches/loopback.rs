@@ -49,7 +49,7 @@ impl Server {
         let spec = ResourceSpec {
             settings: support::settings(0),
             peers: vec![PeerAddresses { mine: nowhere, peer: nowhere, stream: StreamOptions::default() }],
-            backing: vec![Some(BackingPaths { data, metadata: None })],
+            backing: vec![Some(BackingPaths { data, metadata: None, slot: None })],
             nbd: vec![NbdListen::Unix(folder.path().join("nbd"))],
             direct,
             lock_patience: Duration::from_secs(10),

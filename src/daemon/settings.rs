@@ -330,7 +330,11 @@ pub fn backing_paths(volume: &Volume) -> Option<BackingPaths> {
         MetaDisk::Internal => None,
         MetaDisk::Flexible(path) | MetaDisk::Indexed(path, _) => Some(PathBuf::from(path)),
     };
-    Some(BackingPaths { data, metadata })
+    let slot = match &volume.meta {
+        MetaDisk::Indexed(_, slot) => Some(*slot),
+        MetaDisk::Internal | MetaDisk::Flexible(_) => None,
+    };
+    Some(BackingPaths { data, metadata, slot })
 }
 
 #[cfg(test)]

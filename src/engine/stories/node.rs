@@ -131,7 +131,7 @@ fn spec(directory: &tempfile::TempDir, number: u8, addresses: [SocketAddr; 2]) -
             seed: [number; 32],
         },
         peers: vec![PeerAddresses { mine, peer, stream: StreamOptions::default() }],
-        backing: vec![Some(BackingPaths { data, metadata: None })],
+        backing: vec![Some(BackingPaths { data, metadata: None, slot: None })],
         nbd: vec![NbdListen::Unix(directory.path().join("nbd"))],
         direct: true,
         lock_patience: PATIENCE,
