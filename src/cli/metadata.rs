@@ -6,10 +6,10 @@ use std::io::{Read, Write};
 
 use anyhow::Context;
 
-use super::arguments::{Common, CreateMd, DumpMd, Forced, RestoreMd, Target};
+use super::arguments::{Common, CreateMd, DumpMd, Forced, RestoreMd, SetGi, Target};
 use super::configuration::resources;
 use crate::config::{MetaDisk, Resource, Volume};
-use crate::engine::offline::{self, MetadataPlace, NewMetadata, OfflineError};
+use crate::engine::offline::{self, MetadataPlace, NewMetadata, OfflineError, Said};
 use crate::metadata::layout::{Format, Placement, Striping};
 use crate::metadata::probe::Extent;
 
@@ -69,26 +69,56 @@ fn shown(target: &Target) -> String {
 }
 
 /// Does something on each place; the highest exit code counts.
-fn each(common: &Common, target: &Target, act: impl Fn(&Place) -> Result<String, OfflineError>) -> anyhow::Result<u8> {
+fn each<S: Into<Said>>(
+    common: &Common,
+    target: &Target,
+    act: impl Fn(&Place) -> Result<S, OfflineError>,
+) -> anyhow::Result<u8> {
     let places = match places(common, target)? {
         Ok(places) => places,
         Err(exit) => return Ok(exit),
     };
     let mut highest = 0;
     for place in &places {
-        match act(place) {
-            Ok(text) => std::io::stdout().write_all(text.as_bytes())?,
-            Err(error) => highest = highest.max(complain(&place.name, &error)),
-        }
+        highest = highest.max(answer(place, act(place))?);
     }
     Ok(highest)
+}
+
+/// Does something on the only place that is meant.
+fn one<S: Into<Said>>(
+    common: &Common,
+    target: &Target,
+    act: impl FnOnce(&Place) -> anyhow::Result<Result<S, OfflineError>>,
+) -> anyhow::Result<u8> {
+    let places = match places(common, target)? {
+        Ok(places) => places,
+        Err(exit) => return Ok(exit),
+    };
+    let [place] = &places[..] else {
+        eprintln!("{}: has {} volumes; name one, as RESOURCE/VOLUME", shown(target), places.len());
+        return Ok(EXIT_USAGE);
+    };
+    answer(place, act(place)?)
+}
+
+fn answer(place: &Place, result: Result<impl Into<Said>, OfflineError>) -> anyhow::Result<u8> {
+    match result.map(Into::into) {
+        Ok(Said { text, remarks }) => {
+            std::io::stdout().write_all(text.as_bytes())?;
+            std::io::stderr().write_all(remarks.as_bytes())?;
+            Ok(0)
+        }
+        Err(error) => Ok(complain(&place.name, &error)),
+    }
 }
 
 fn complain(name: &str, error: &OfflineError) -> u8 {
     let say = |error: &dyn Display| eprintln!("{name}: {error}");
     say(error);
     match error {
-        OfflineError::NoMetadata { .. } => eprintln!("next: shimai create-md {name}"),
+        // Where there is something, new metadata would be the end of it.
+        OfflineError::NoMetadata { reason, .. } if reason.is_absence() => eprintln!("next: shimai create-md {name}"),
         OfflineError::Unclean { .. } => eprintln!("next: shimai apply-al {name}"),
         OfflineError::CutOff { path, usable_bytes, extent, .. } => {
             if let Extent::Bytes(_) = extent {
@@ -108,14 +138,24 @@ fn complain(name: &str, error: &OfflineError) -> u8 {
 
 /// `create-md`.
 pub(super) fn create_md(common: &Common, options: &CreateMd) -> anyhow::Result<u8> {
-    let wanted: Option<Format> = options.format.as_deref().map(str::parse).transpose()?;
+    let format: Option<Format> = options.format.as_deref().map(str::parse).transpose()?;
+    if let (Some(Format::V08), Some(max_peers @ 2..)) = (format, options.max_peers) {
+        eprintln!("{}: v08 metadata has room for 1 peer, not for {max_peers}", shown(&options.target));
+        return Ok(EXIT_USAGE);
+    }
+    let default = Striping::default();
+    let striping = Striping {
+        stripes: options.al_stripes.unwrap_or(default.stripes),
+        stripe_blocks: options.al_stripe_size.map_or(default.stripe_blocks, |size| size.0),
+    };
     each(common, &options.target, |place| {
-        let format = wanted.or_else(|| offline::format_of(&place.place)).unwrap_or(Format::V09);
-        let max_peers = match format {
-            Format::V08 => 1,
-            Format::V09 => options.max_peers.map_or(place.peers, u32::from),
+        let new = NewMetadata {
+            format,
+            max_peers: options.max_peers.map_or(place.peers, u32::from),
+            striping,
+            peer_max_bio_size: options.peer_max_bio_size.unwrap_or(0),
+            force: options.force,
         };
-        let new = NewMetadata { format, max_peers, striping: Striping::default(), force: options.force };
         offline::create_md(&place.place, &new)
     })
 }
@@ -127,27 +167,24 @@ pub(super) fn dump_md(common: &Common, options: &DumpMd) -> anyhow::Result<u8> {
 
 /// `restore-md`: one volume, one text.
 pub(super) fn restore_md(common: &Common, options: &RestoreMd) -> anyhow::Result<u8> {
-    let places = match places(common, &options.target)? {
-        Ok(places) => places,
-        Err(exit) => return Ok(exit),
-    };
-    let [place] = &places[..] else {
-        eprintln!("{}: has {} volumes; name one, as RESOURCE/VOLUME", shown(&options.target), places.len());
-        return Ok(EXIT_USAGE);
-    };
-    let text = match &options.file {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
-        None => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-            text
-        }
-    };
-    match offline::restore_md(&place.place, &text, options.force) {
-        Ok(text) => std::io::stdout().write_all(text.as_bytes())?,
-        Err(error) => return Ok(complain(&place.name, &error)),
-    }
-    Ok(0)
+    one(common, &options.target, |place| {
+        let text = match &options.file {
+            Some(path) if path.as_os_str() != "-" => {
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+            }
+            _ => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+                text
+            }
+        };
+        Ok(offline::restore_md(&place.place, &text, options.force))
+    })
+}
+
+/// `set-gi`.
+pub(super) fn set_gi(common: &Common, options: &SetGi) -> anyhow::Result<u8> {
+    one(common, &options.target, |place| Ok(offline::set_gi(&place.place, place.peer, &options.line)))
 }
 
 /// `wipe-md`: only when told twice, since nothing brings it back.
