@@ -29,7 +29,7 @@ const RESOURCE_WORDS: [&str; 18] = [
 impl Cursor {
     /// `resource` is taken.
     pub(super) fn resource(&mut self, files: &dyn Files, path: &str) -> Result<ResourceConfig, ConfigError> {
-        let (name, place) = self.word("a resource name")?;
+        let (name, place) = self.name("a resource name")?;
         if name.is_empty() || name.len() >= 128 || name.chars().any(char::is_control) {
             let rule = "a resource name has 1 to 127 bytes and no control characters";
             self.errors.push(ConfigError::new(&place, ConfigErrorKind::Rule(rule)));
@@ -84,6 +84,9 @@ impl Cursor {
             _ if self.section(word, &place, &mut resource.sections, seen)? => {}
             _ => {
                 let section = format!("resource {:?}", resource.name);
+                if let Some(error) = parse::misplaced(word, &section, &place) {
+                    return Err(error);
+                }
                 return Err(unknown(&place, word, &section, RESOURCE_WORDS.into_iter()));
             }
         }

@@ -250,9 +250,18 @@ impl<'a> View<'a> {
             }
         }
         let is_unwritten = self.resource.connections.is_empty() && self.resource.meshes.is_empty();
-        if is_unwritten && self.resource.hosts.len() == 2 {
-            let peer = self.resource.hosts.iter().position(|host| !std::ptr::eq(host, self.me));
-            links.extend(peer.map(|peer| self.plain_link(peer, None)).transpose()?);
+        if !is_unwritten {
+            return Ok(links);
+        }
+        let mut others = (0..self.resource.hosts.len()).filter(|at| !std::ptr::eq(&self.resource.hosts[*at], self.me));
+        match (others.next(), others.next()) {
+            (None, _) => {}
+            (Some(peer), None) => links.push(self.plain_link(peer, None)?),
+            // To run alone is the last thing that whoever wrote three hosts wants.
+            (Some(_), Some(_)) => {
+                let hosts = self.resource.hosts.iter().map(HostConfig::name).collect();
+                return Err(ResolveError::Unconnected { name: self.resource.name.clone(), hosts });
+            }
         }
         Ok(links)
     }
@@ -285,8 +294,6 @@ impl<'a> View<'a> {
 
     fn end_address(&self, end: &EndpointConfig, host: &HostConfig) -> Result<Address, ResolveError> {
         let inherited = host.address.as_ref().map(|address| address.value.clone());
-        let mut address = end.address.clone().or(inherited).ok_or_else(|| self.no_address(host))?;
-        address.port = end.port.unwrap_or(address.port);
-        Ok(address)
+        end.own_address(host).or(inherited).ok_or_else(|| self.no_address(host))
     }
 }

@@ -234,6 +234,17 @@ pub struct EndpointConfig {
     pub proxy: Option<HostProxy>,
 }
 
+impl EndpointConfig {
+    /// The address that is written here, or follows from a port that is; `None` where that of the host holds.
+    #[must_use]
+    pub fn own_address(&self, host: &HostConfig) -> Option<Address> {
+        let port_alone = self.port.and(host.address.as_ref()).map(|address| address.value.clone());
+        let mut address = self.address.clone().or(port_alone)?;
+        address.port = self.port.unwrap_or(address.port);
+        Some(address)
+    }
+}
+
 /// A connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {

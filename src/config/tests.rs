@@ -221,6 +221,50 @@ fn two_volumes_never_share_a_disk() {
 }
 
 #[test]
+fn three_hosts_without_a_connection_have_no_meaning() {
+    let host = |name: &str, id: u8| format!("on {name} {{ node-id {id}; address 10.0.0.{id}:7789; }}");
+    let text = format!(
+        "resource r {{ device minor 0; disk /dev/a; {} {} {} }}",
+        host("alice", 1),
+        host("bob", 2),
+        host("carol", 3)
+    );
+    let error = good(&text).resolve("r", "alice").expect_err("nobody said who replicates with whom");
+    let expected = "resource \"r\" has 3 hosts (alice, bob, carol) and no connection between them; write connection \
+                    sections or a connection-mesh";
+    assert_eq!((error.to_string().as_str(), error.is_fault()), (expected, true));
+}
+
+#[test]
+fn what_cannot_be_negated_is_told_so() {
+    refused(
+        "common { net { no-timeout; } }",
+        "main.conf:1:16: there is no \"no-timeout\": timeout is not switched on and off, it takes 1 to 600 (tenths of a second)",
+    );
+}
+
+#[test]
+fn a_percent_sign_stands_in_ipv6_addresses_only() {
+    let text =
+        TWO.replace("address 10.0.0.1", "address ipv6 [fe80::1%eth0]").replace("10.0.0.2", "ipv6 [fe80::2%eth0]");
+    let resource = good(&format!("resource r {{ {text} }}")).resolve("r", "alice").expect("alice is named");
+    assert_eq!(resource.me.address.to_string(), "ipv6 [fe80::1%eth0]:7789");
+    refused(
+        "resource r { disk a%b; }",
+        "main.conf:1:20: unexpected character '%'; put values that need it in double quotes",
+    );
+}
+
+#[test]
+fn a_missing_configuration_has_no_place_in_it() {
+    let errors = Config::load("absent.conf", &MemoryFiles::single("main.conf", "")).expect_err("it is not there");
+    assert_eq!(messages(&errors), "cannot read the configuration absent.conf: No such file");
+    assert!(errors[0].is_unreadable_configuration());
+    let errors = load("include \"absent.conf\";").expect_err("it is not there");
+    assert!(!errors[0].is_unreadable_configuration(), "{errors:?}");
+}
+
+#[test]
 fn lint_names_what_has_no_effect() {
     let config = good(&format!(
         "resource r {{ net {{ verify-alg crc32c; tcp-cork yes; }} handlers {{ split-brain x; }} {TWO} }}"

@@ -338,10 +338,7 @@ mod tests {
             &resource("", "resync-rate 99M; al-extents 400;", 7788),
             "Connected",
             DiskState::UpToDate,
-            &[
-                "adjust data    # resync",
-                "detach data/0 && attach data/0    # al-extents; not done by adjust",
-            ],
+            &["adjust data    # resync", "detach data/0 && attach data/0    # al-extents; not done by adjust"],
         );
         case(
             &resource("", "al-extents 400;", 7788),
