@@ -25,7 +25,7 @@ pub struct Arguments {
 /// Options of all commands.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// The configuration file; where DRBD's tools look if not given
+    /// The configuration file, `-` for standard input; where DRBD's tools look if not given
     #[arg(long, short = 'c', global = true, value_name = "FILE", env = "SHIMAI_CONFIG")]
     pub config: Option<PathBuf>,
     /// Be this node of the configuration; the host name if not given
@@ -169,6 +169,8 @@ pub enum Command {
     Dump(MaybeOn),
     /// Look for mistakes and risks in the configuration
     Lint(MaybeOn),
+    /// Print a configuration with every option, its default and its limits, to begin with
+    SampleConfig,
     /// Bring what runs in line with the configuration
     Adjust(Adjust),
     /// Print the generation identifiers with an explanation
@@ -459,6 +461,7 @@ impl Command {
             Self::CreateMd(_)
             | Self::Dump(_)
             | Self::Lint(_)
+            | Self::SampleConfig
             | Self::SetGi(_)
             | Self::DumpMd(_)
             | Self::RestoreMd(_)

@@ -51,6 +51,7 @@ fn perform(arguments: &Arguments) -> anyhow::Result<u8> {
     match &arguments.command {
         Command::Dump(on) => configuration::dump(common, &on.target),
         Command::Lint(on) => configuration::lint(common, &on.target),
+        Command::SampleConfig => configuration::sample(),
         Command::CreateMd(create) => metadata::create_md(common, create),
         Command::DumpMd(dump) => metadata::dump_md(common, dump),
         Command::RestoreMd(restore) => metadata::restore_md(common, restore),

@@ -27,22 +27,22 @@ struct Place {
     peer: usize,
 }
 
-/// The places that are meant; a volume without a disk has none.
-fn places(common: &Common, target: &Target) -> anyhow::Result<Result<Vec<Place>, u8>> {
+/// The places that are meant, and what has to be exited with because of others; a volume without a disk has none.
+fn places(common: &Common, target: &Target) -> anyhow::Result<Result<(Vec<Place>, u8), u8>> {
     let found = match resources(common, target)? {
         Ok(found) => found,
         Err(exit) => return Ok(Err(exit)),
     };
     let mut places = Vec::new();
-    for resource in &found {
+    for resource in &found.resources {
         let is_meant = |volume: &&Volume| target.volume.is_none_or(|number| number == volume.number.0);
         places.extend(resource.volumes.iter().filter(is_meant).filter_map(|volume| place(resource, volume)));
     }
     if places.is_empty() {
         eprintln!("{}: there is no such volume with a disk on this node", shown(target));
-        return Ok(Err(EXIT_USAGE));
+        return Ok(Err(found.exit.max(EXIT_USAGE)));
     }
-    Ok(Ok(places))
+    Ok(Ok((places, found.exit)))
 }
 
 fn place(resource: &Resource, volume: &Volume) -> Option<Place> {
@@ -74,11 +74,10 @@ fn each<S: Into<Said>>(
     target: &Target,
     act: impl Fn(&Place) -> Result<S, OfflineError>,
 ) -> anyhow::Result<u8> {
-    let places = match places(common, target)? {
+    let (places, mut highest) = match places(common, target)? {
         Ok(places) => places,
         Err(exit) => return Ok(exit),
     };
-    let mut highest = 0;
     for place in &places {
         highest = highest.max(answer(place, act(place))?);
     }
@@ -91,7 +90,7 @@ fn one<S: Into<Said>>(
     target: &Target,
     act: impl FnOnce(&Place) -> anyhow::Result<Result<S, OfflineError>>,
 ) -> anyhow::Result<u8> {
-    let places = match places(common, target)? {
+    let (places, _) = match places(common, target)? {
         Ok(places) => places,
         Err(exit) => return Ok(exit),
     };

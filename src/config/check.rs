@@ -122,11 +122,14 @@ impl<'a> Checker<'a> {
     /// An address belongs to one resource, and there to one host; behind proxies, hosts of one resource may have the same.
     fn address(&mut self, address: &Address, new: AddressUse<'a>) {
         let users = self.addresses.entry(address.clone()).or_default();
-        let is_same_host = |old: &AddressUse| old.host.kind == new.host.kind;
-        let conflict = users.iter().copied().find(|old| match std::ptr::eq(old.resource, new.resource) {
-            // A host may have several connections from one address.
-            true => !is_same_host(old) && !(old.is_proxied && new.is_proxied),
-            false => is_same_host(old) || !(old.is_proxied && new.is_proxied),
+        let conflict = users.iter().copied().find(|old| {
+            let is_same_host = old.host.kind == new.host.kind;
+            let is_shared = old.is_proxied && new.is_proxied;
+            match std::ptr::eq(old.resource, new.resource) {
+                // A host may have several connections from one address.
+                true => !(is_same_host || is_shared),
+                false => is_same_host || !is_shared,
+            }
         });
         users.push(new);
         if let Some(old) = conflict {

@@ -10,7 +10,7 @@ use super::files::Files;
 use super::lexer::{self, Fault, Token, TokenKind};
 use super::number;
 use super::options::{self, Kind, OptionSpec, Section};
-use super::syntax::{Document, OptionLine, Options, Proxy, Sections};
+use super::syntax::{Document, Located, OptionLine, Options, Proxy, Sections};
 
 /// How deep files may include files; the depth of a file the tools still read.
 const INCLUDE_LIMIT: u32 = 10;
@@ -68,7 +68,10 @@ impl Reader<'_> {
                 }
                 "skip" => cursor.skip()?,
                 "include" => self.include(cursor, path, depth)?,
-                _ if word.starts_with("require-drbd-module-version-") => module_version(cursor, &word, &place)?,
+                _ if word.starts_with("require-drbd-module-version-") => {
+                    module_version(cursor, &word, &place)?;
+                    self.document.module_versions.push(Located { value: word, place });
+                }
                 _ => {
                     let known = ["global", "common", "resource", "skip", "include"];
                     return Err(unknown(&place, &word, "the file", known.into_iter()));
@@ -432,7 +435,10 @@ impl Cursor {
             let (word, place) = self.word("a proxy option or '}'")?;
             match word.as_str() {
                 "skip" => self.skip()?,
-                "plugin" => self.plugins(&mut proxy.plugins)?,
+                "plugin" => {
+                    self.plugins(&mut proxy.plugins)?;
+                    proxy.plugin_place.get_or_insert(place);
+                }
                 _ => proxy.options.0.push(self.option(&[Section::Proxy], &word, place)?),
             }
         }

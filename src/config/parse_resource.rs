@@ -78,7 +78,8 @@ impl Cursor {
                 self.sign(';')?;
                 let name = parse::beside(path, &name);
                 let sections = parse::template(files, &name, &at, &mut self.errors)?;
-                resource.template = Some((name, Box::new(sections)));
+                // A dump is read elsewhere than where it was made.
+                resource.template = Some((files.canonical(&name), Box::new(sections)));
             }
             _ if self.volume_item(&mut resource.volumes, word, &place)? => {}
             _ if self.section(word, &place, &mut resource.sections, seen)? => {}

@@ -66,6 +66,8 @@ pub struct Proxy {
     pub options: Options,
     /// Its plugins: words of each line.
     pub plugins: Vec<Vec<String>>,
+    /// Where the first of them stands.
+    pub plugin_place: Option<Place>,
 }
 
 /// A resource as it was written.
@@ -291,6 +293,8 @@ pub struct Document {
     pub global: Option<Options>,
     /// `common { }`
     pub common: Option<Sections>,
+    /// Versions that a kernel module would need: the statement, and where it stands.
+    pub module_versions: Vec<Located<String>>,
     /// Resources in the order of the files.
     pub resources: Vec<ResourceConfig>,
 }
