@@ -10,6 +10,7 @@ use super::arguments::{Common, CreateMd, DumpMd, Forced, RestoreMd, SetGi, Targe
 use super::configuration::resources;
 use crate::config::{MetaDisk, Resource, Volume};
 use crate::engine::offline::{self, MetadataPlace, NewMetadata, OfflineError, Said};
+use crate::io::mapped::MappedFile;
 use crate::metadata::layout::{Format, Placement, Striping};
 use crate::metadata::probe::Extent;
 
@@ -167,17 +168,24 @@ pub(super) fn dump_md(common: &Common, options: &DumpMd) -> anyhow::Result<u8> {
 /// `restore-md`: one volume, one text.
 pub(super) fn restore_md(common: &Common, options: &RestoreMd) -> anyhow::Result<u8> {
     one(common, &options.target, |place| {
-        let text = match &options.file {
-            Some(path) if path.as_os_str() != "-" => {
-                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+        let restore = |text: &str| offline::restore_md(&place.place, text, options.force);
+        match options.file.as_deref().filter(|path| path.as_os_str() != "-") {
+            // The text of a large bitmap is larger than that: it is not copied into memory to be read once.
+            Some(path) if path.is_file() => {
+                let file = MappedFile::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let text = std::str::from_utf8(&file).with_context(|| format!("{} is no text", path.display()))?;
+                Ok(restore(text))
             }
-            _ => {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                Ok(restore(&text))
+            }
+            None => {
                 let mut text = String::new();
                 std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-                text
+                Ok(restore(&text))
             }
-        };
-        Ok(offline::restore_md(&place.place, &text, options.force))
+        }
     })
 }
 

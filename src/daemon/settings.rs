@@ -419,7 +419,9 @@ mod tests {
         let surroundings = Surroundings { nbd: Vec::new(), direct: true, seed: [7; 32] };
         let spec = specification(&resource, surroundings).unwrap();
         assert_eq!(spec.peers[0].stream.send_buffer, Some(1 << 20));
-        assert_eq!(spec.backing[1].as_ref().unwrap().metadata, Some("/dev/vg/meta".into()));
+        let shared = spec.backing[1].as_ref().unwrap();
+        assert_eq!((shared.metadata.clone(), shared.slot), (Some("/dev/vg/meta".into()), Some(2)));
+        assert_eq!(spec.backing[0].as_ref().unwrap().slot, None);
     }
 
     #[test]

@@ -183,6 +183,21 @@ fn a_dump_is_restored_from_standard_input_and_identifiers_are_set() {
     let output = place.run_with(&["-c", "c.res", "restore-md", "--force", "r", "-"], &dump);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert_eq!(place.ok(&["dump-md", "r"]), dump);
+    fs::write(place.path("text"), &dump).expect("room");
+    place.ok(&["restore-md", "--force", "r", "text"]);
+    assert_eq!(place.ok(&["dump-md", "r"]), dump);
+    fs::write(place.path("text"), [0xFF; 9]).expect("room");
+    assert!(place.refused(&["restore-md", "--force", "r", "text"], 20).contains("text is no text"));
+}
+
+/// A dump is read elsewhere than where it was made.
+#[test]
+fn a_template_is_named_from_the_root() {
+    let place = Place::new(&resource("r", 0, "internal").replace("device", "template-file sub/common; device"));
+    fs::create_dir(place.path("sub")).expect("the folder is ours");
+    fs::write(place.path("sub/common"), "common { net { ping-int 3; } }").expect("room");
+    let whole = fs::canonicalize(place.path("sub/common")).expect("it is there");
+    assert!(place.ok(&["dump"]).contains(&format!("template-file {};", whole.display())));
 }
 
 /// New metadata is no advice where there is some that cannot be read.
