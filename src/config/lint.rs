@@ -222,6 +222,11 @@ impl Lints<'_> {
                     );
                     self.say(&host.place, sentence);
                 }
+                Ok(resolved) if resolved.peers.is_empty() && resource.hosts.len() > 1 => {
+                    let sentence =
+                        format!("host {name} of resource {} has no connection: it runs alone", resource.name);
+                    self.say(&host.place, sentence);
+                }
                 Err(error) if error.is_fault() => return self.say(&resource.place, error.to_string()),
                 _ => {}
             }

@@ -324,6 +324,7 @@ fn lint_passes_over_nothing() {
             "only the first path of a connection is used",
         ),
         (three("connection-mesh { hosts alice bob carol; }"), one),
+        (three("connection { host alice; host bob; }"), "host carol of resource r has no connection: it runs alone"),
         (three(""), "has 3 hosts (alice, bob, carol) and no connection between them"),
         (
             "resource r { volume 0 { device minor 0; disk /dev/a; tiebreaker no; } on alice { address 10.0.0.1:7; } }"

@@ -274,7 +274,7 @@ async fn convert(
         });
     }
     superblock.check_granularity().map_err(|reason| device.no_metadata(reason))?;
-    let converted = device.layout(format, 1, layout.striping, layout.bytes_per_bit)?;
+    let converted = Layout { format, ..*layout };
     superblock.convert(&converted);
     device.write_superblock(&converted, &superblock).await?;
     let text = format!(

@@ -2,7 +2,7 @@
 
 use crate::harness::cluster::{is_connected, peer, wait_disk};
 use crate::harness::configuration::RESOURCE;
-use crate::harness::disks::read_at;
+use crate::harness::disks::{make_sparse, read_at};
 use crate::harness::load::{BLOCK, Ledger, Load};
 use crate::harness::nbd::Nbd;
 use crate::harness::{Cluster, LONG, Options};
@@ -156,6 +156,33 @@ fn adjust_lists_what_waits_for_the_next_attach_until_it_came() {
     node.edit_config("al-extents 200", "al-extents 200; size 8M");
     let sentence = node.refused(&["adjust", RESOURCE], 10);
     assert!(sentence.contains("the size of data/0 cannot change while its disk is in use"), "{sentence}");
+}
+
+/// Each volume has a slot of the device and leaves the others to whoever has them.
+#[test]
+fn volumes_share_a_metadata_device() {
+    let mut cluster = Cluster::new(Options { volumes: 2, ..Options::default() });
+    let shared = cluster.scratch().join("meta.img");
+    make_sparse(&shared, 3 * (128 << 20));
+    for (volume, disk) in cluster.a.disks.iter().enumerate() {
+        let line = |meta: &str| format!("disk {};\n            meta-disk {meta};", disk.display());
+        cluster.a.edit_config(&line("internal"), &line(&format!("{}[{volume}]", shared.display())));
+    }
+    cluster.create_md();
+    cluster.start();
+    cluster.up();
+    cluster.wait_both("connected", is_connected);
+    for volume in 0..2 {
+        cluster.a.ok(&["new-current-uuid", "--clear-bitmap", &format!("{RESOURCE}/{volume}")]);
+    }
+    cluster.wait_in_sync();
+    // The daemon has two slots; the third is free, and none of the two is.
+    cluster.a.refused(&["dump-md", &format!("{RESOURCE}/1")], 20);
+    cluster.a.ok(&["detach", &format!("{RESOURCE}/1")]);
+    cluster.a.ok(&["dump-md", "--force", &format!("{RESOURCE}/1")]);
+    cluster.a.refused(&["dump-md", &format!("{RESOURCE}/0")], 20);
+    cluster.a.ok(&["attach", &format!("{RESOURCE}/1")]);
+    cluster.wait_in_sync();
 }
 
 #[test]
