@@ -19,7 +19,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use shimai::engine::offline::{MetadataPlace, NewMetadata, create_md};
 use shimai::engine::{Answer, BackingPaths, NbdListen, PeerAddresses, ResourceHandle, ResourceSpec};
 use shimai::io::tcp::StreamOptions;
-use shimai::metadata::layout::{Format, Placement, Striping};
+use shimai::metadata::layout::{Format, Placement};
 use shimai::nbd::client::{Client, ClientEvent};
 use shimai::replica::event::Command;
 
@@ -43,13 +43,13 @@ impl Server {
         let data = folder.path().join("disk");
         std::fs::write(&data, vec![0x5a; DISK_BYTES]).expect("there is room");
         let place = MetadataPlace { path: data.clone(), placement: Placement::Internal };
-        let new = NewMetadata { format: Format::V08, max_peers: 1, striping: Striping::default(), force: true };
+        let new = NewMetadata { force: true, ..NewMetadata::plain(Format::V08, 1) };
         create_md(&place, &new).expect("a file is a good disk");
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let spec = ResourceSpec {
             settings: support::settings(0),
             peers: vec![PeerAddresses { mine: nowhere, peer: nowhere, stream: StreamOptions::default() }],
-            backing: vec![Some(BackingPaths { data, metadata: None })],
+            backing: vec![Some(BackingPaths { data, metadata: None, slot: None })],
             nbd: vec![NbdListen::Unix(folder.path().join("nbd"))],
             direct,
             lock_patience: Duration::from_secs(10),

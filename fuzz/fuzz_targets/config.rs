@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shimai::config::{Config, MemoryFiles};
+use shimai::config::{Config, MemoryFiles, Served};
 
 /// The only file.
 const FILE: &str = "shimai.conf";
@@ -18,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
             return;
         }
     };
-    let _ = config.lint();
+    let _ = config.lint(None, &Served::default());
     for resource in config.resources() {
         let _ = config.resolve(&resource.name, NODE);
     }

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use super::arguments::{Arguments, Command, Status};
 use super::client::{ClientError, ask};
+use super::configuration::path_for_daemon;
 use super::progress::{Progress, ProgressLine};
 use crate::control::status::{RenderOptions, ResourceStatus, json, proc_drbd, text};
 use crate::control::{Request, Response, Verb};
@@ -14,7 +15,8 @@ const WIDTH_DEFAULT: usize = 80;
 /// Sends the command's request and prints the answer; the exit code.
 pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result<u8> {
     if matches!(request.verb, Verb::Up | Verb::Adjust | Verb::AdjustPlan) {
-        request.options.config = arguments.common.config.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let path = arguments.common.config.as_deref();
+        request.options.config = path.map(path_for_daemon).transpose()?;
     }
     let deadline = arguments.common.deadline(request.verb.waits());
     let subject = request.resource.clone().unwrap_or_else(|| "all".into());

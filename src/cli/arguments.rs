@@ -25,7 +25,7 @@ pub struct Arguments {
 /// Options of all commands.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// The configuration file; where DRBD's tools look if not given
+    /// The configuration file, `-` for standard input; where DRBD's tools look if not given
     #[arg(long, short = 'c', global = true, value_name = "FILE", env = "SHIMAI_CONFIG")]
     pub config: Option<PathBuf>,
     /// Be this node of the configuration; the host name if not given
@@ -169,12 +169,16 @@ pub enum Command {
     Dump(MaybeOn),
     /// Look for mistakes and risks in the configuration
     Lint(MaybeOn),
+    /// Print a configuration with every option, its default and its limits, to begin with
+    SampleConfig,
     /// Bring what runs in line with the configuration
     Adjust(Adjust),
     /// Print the generation identifiers with an explanation
     ShowGi(On),
     /// Print the generation identifiers on one line
     GetGi(On),
+    /// Change the generation identifiers of a disk that is not in use
+    SetGi(SetGi),
     /// Print the metadata as text
     DumpMd(DumpMd),
     /// Write metadata from the text of dump-md
@@ -206,6 +210,26 @@ pub struct CreateMd {
     /// How many peers the metadata has room for (v09)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=31))]
     pub max_peers: Option<u8>,
+    /// The largest request of the peer to assume until it says so itself, in bytes (0 to 1048576)
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    pub peer_max_bio_size: Option<u32>,
+    /// Stripes of the activity log (1 to 1024); for metadata on a RAID
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub al_stripes: Option<u32>,
+    /// Size of each stripe in KiB (4 to 16777216, a multiple of 4); 32 if not given
+    #[arg(long = "al-stripe-size-kB", value_name = "KIB", value_parser = stripe_blocks)]
+    pub al_stripe_size: Option<StripeBlocks>,
+}
+
+/// The size of a stripe of the activity log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StripeBlocks(pub u32);
+
+fn stripe_blocks(text: &str) -> Result<StripeBlocks, String> {
+    let kibibytes = text.parse().ok().filter(|kibibytes: &u32| (4..=16_777_216).contains(kibibytes));
+    let kibibytes = kibibytes.filter(|kibibytes| kibibytes.is_multiple_of(4));
+    let blocks = kibibytes.map(|kibibytes| StripeBlocks(kibibytes / 4));
+    blocks.ok_or_else(|| format!("{text:?} is no size of a stripe (4 to 16777216 KiB, a multiple of 4)"))
 }
 
 /// Options of `connect`.
@@ -294,6 +318,16 @@ pub struct Adjust {
     pub dry_run: bool,
 }
 
+/// Options of `set-gi`.
+#[derive(Args, Clone, Debug)]
+pub struct SetGi {
+    /// RESOURCE/VOLUME, or RESOURCE if it has one volume
+    pub target: Target,
+    /// As get-gi prints it; an empty field stays as it is, and fields may be missing at the end
+    #[arg(value_name = "IDENTIFIERS")]
+    pub line: String,
+}
+
 /// Options of `dump-md`.
 #[derive(Args, Clone, Debug)]
 pub struct DumpMd {
@@ -309,7 +343,7 @@ pub struct DumpMd {
 pub struct RestoreMd {
     /// RESOURCE/VOLUME, or RESOURCE if it has one volume
     pub target: Target,
-    /// The text; standard input if not given
+    /// The text; standard input if not given, or `-`
     pub file: Option<PathBuf>,
     /// Also over metadata that is there
     #[arg(long)]
@@ -427,6 +461,8 @@ impl Command {
             Self::CreateMd(_)
             | Self::Dump(_)
             | Self::Lint(_)
+            | Self::SampleConfig
+            | Self::SetGi(_)
             | Self::DumpMd(_)
             | Self::RestoreMd(_)
             | Self::WipeMd(_)

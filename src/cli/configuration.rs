@@ -6,8 +6,10 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::arguments::{Common, Target};
-use crate::config::{Config, ConfigError, Files, ResolveError, Resource, Unreadable};
-use crate::io::files;
+use crate::config::{Config, ConfigError, Files, ResolveError, Resource, Served, Unreadable};
+use crate::engine::PEERS_MAX;
+use crate::io::{files, interfaces};
+use crate::wire::auth::{DigestAlgorithm, HmacAlgorithm};
 
 /// Where DRBD's tools look, in their order.
 const DEFAULT_FILES: [&str; 6] = [
@@ -20,16 +22,20 @@ const DEFAULT_FILES: [&str; 6] = [
 ];
 /// Exit code: an unknown resource.
 const EXIT_USAGE: u8 = 1;
-/// Exit code: the configuration cannot be used.
-const EXIT_SYNTAX: u8 = 2;
+/// Exit code: the configuration has faults.
+const EXIT_CONFIGURATION: u8 = 10;
 /// Exit code: nothing to talk to.
 const EXIT_EXECUTION: u8 = 20;
+
+/// The configuration on standard input.
+const STANDARD_INPUT: &str = "-";
 
 struct OnDisk;
 
 impl Files for OnDisk {
     fn read(&self, path: &str) -> Result<Vec<u8>, Unreadable> {
-        files::read(path).map_err(|error| Unreadable(error.to_string()))
+        let bytes = if path == STANDARD_INPUT { files::read_standard_input() } else { files::read(path) };
+        bytes.map_err(|error| Unreadable(error.to_string()))
     }
 
     fn glob(&self, pattern: &str) -> Vec<String> {
@@ -41,11 +47,12 @@ impl Files for OnDisk {
     }
 }
 
-/// Reads the configuration; its mistakes go to standard error, and become an exit code.
+/// Reads the configuration; its faults go to standard error, and become an exit code.
 pub(super) fn load(common: &Common) -> Result<Config, u8> {
     read(common).map_err(|errors| {
         errors.iter().for_each(|error| eprintln!("{error}"));
-        EXIT_SYNTAX
+        let is_missing = errors.iter().any(ConfigError::is_unreadable_configuration);
+        if is_missing { EXIT_EXECUTION } else { EXIT_CONFIGURATION }
     })
 }
 
@@ -54,7 +61,19 @@ fn read(common: &Common) -> Result<Config, Vec<ConfigError>> {
         Some(path) => path.to_string_lossy().into_owned(),
         None => DEFAULT_FILES.iter().find(|path| Path::new(path).exists()).unwrap_or(&DEFAULT_FILES[5]).to_string(),
     };
-    Config::load(&path, &OnDisk)
+    let config = Config::load(&path, &OnDisk)?;
+    // Whoever plays another node has not that one's addresses.
+    let addresses = if common.node.is_none() { interfaces::addresses().unwrap_or_default() } else { Vec::new() };
+    Ok(config.at(addresses))
+}
+
+/// The path of the configuration as the daemon finds it, which runs elsewhere.
+pub(super) fn path_for_daemon(path: &Path) -> anyhow::Result<String> {
+    if path.as_os_str() == STANDARD_INPUT {
+        anyhow::bail!("the daemon reads the configuration itself, and not from our standard input; name a file");
+    }
+    let path = std::path::absolute(path).with_context(|| format!("cannot name {} to the daemon", path.display()))?;
+    Ok(path.to_string_lossy().into_owned())
 }
 
 /// This node's name in the configuration.
@@ -65,38 +84,64 @@ pub(super) fn node(common: &Common) -> anyhow::Result<String> {
     }
 }
 
-/// The resources that are meant, as this node sees them. What cannot be goes to standard error.
-pub(super) fn resources(common: &Common, target: &Target) -> anyhow::Result<Result<Vec<Resource>, u8>> {
+/// The resources that are meant.
+pub(super) struct Meant {
+    pub(super) resources: Vec<Resource>,
+    /// What has to be exited with because of others that could not be understood; 0 if there are none.
+    pub(super) exit: u8,
+}
+
+/// The resources that are meant, as this node sees them. What cannot be goes to standard error; among all of them it does
+/// not keep the rest from their turn.
+pub(super) fn resources(common: &Common, target: &Target) -> anyhow::Result<Result<Meant, u8>> {
     let node = node(common)?;
-    let config = match load(common) {
-        Ok(config) => config,
-        Err(exit) => return Ok(Err(exit)),
-    };
-    let mut found = Vec::new();
-    for resource in config.resources() {
-        let is_named = target.resource.as_ref() == Some(&resource.name);
-        if target.resource.is_some() && !is_named {
-            continue;
-        }
-        match config.resolve(&resource.name, &node) {
-            Ok(resource) => found.push(resource),
-            Err(ResolveError::NotForThisNode { .. }) if !is_named => {}
+    Ok(load(common).and_then(|config| meant(&config, &node, target)))
+}
+
+fn meant(config: &Config, node: &str, target: &Target) -> Result<Meant, u8> {
+    if let Some(name) = &target.resource {
+        return match config.resolve(name, node) {
+            Ok(resource) => Ok(Meant { resources: vec![resource], exit: 0 }),
             Err(error) => {
                 eprintln!("{error}");
-                return Ok(Err(EXIT_USAGE));
+                Err(exit_of(&error))
+            }
+        };
+    }
+    let mut meant = Meant { resources: Vec::new(), exit: 0 };
+    for resource in config.resources() {
+        match config.resolve(&resource.name, node) {
+            Ok(resource) => meant.resources.push(resource),
+            Err(ResolveError::NotForThisNode { .. }) => {}
+            Err(error @ ResolveError::Stacked { .. }) => eprintln!("{error}; left out"),
+            Err(error) => {
+                eprintln!("{error}");
+                meant.exit = meant.exit.max(exit_of(&error));
             }
         }
     }
-    if let (Some(name), true) = (&target.resource, found.is_empty()) {
-        let error = config.resolve(name, &node).err();
-        eprintln!("{}", error.map_or_else(|| format!("there is no resource {name}"), |error| error.to_string()));
-        return Ok(Err(EXIT_USAGE));
+    Ok(meant)
+}
+
+fn exit_of(error: &ResolveError) -> u8 {
+    match error {
+        ResolveError::UnknownResource { .. } | ResolveError::NotForThisNode { .. } => EXIT_USAGE,
+        _ => EXIT_CONFIGURATION,
     }
-    Ok(Ok(found))
+}
+
+/// Refuses a volume where only whole resources can be meant.
+fn whole(target: &Target, verb: &str) -> Result<(), u8> {
+    let (Some(name), Some(volume)) = (&target.resource, target.volume) else { return Ok(()) };
+    eprintln!("{verb} is about whole resources; name {name} without /{volume}");
+    Err(EXIT_USAGE)
 }
 
 /// `dump`: all of it, or one resource.
 pub(super) fn dump(common: &Common, target: &Target) -> anyhow::Result<u8> {
+    if let Err(exit) = whole(target, "dump") {
+        return Ok(exit);
+    }
     let node = node(common)?;
     let config = match load(common) {
         Ok(config) => config,
@@ -129,19 +174,39 @@ fn section(text: &str, name: &str) -> String {
     lines.join("\n").trim_end().to_owned() + "\n"
 }
 
-/// `lint`: remarks on standard output; mistakes make the command fail.
+/// `lint`: remarks on standard output; faults make the command fail.
 pub(super) fn lint(common: &Common, target: &Target) -> anyhow::Result<u8> {
+    if let Err(exit) = whole(target, "lint") {
+        return Ok(exit);
+    }
+    let node = node(common)?;
     let config = match load(common) {
         Ok(config) => config,
         Err(exit) => return Ok(exit),
     };
-    if let Err(exit) = resources(common, target)? {
-        return Ok(exit);
+    if let Some(name) = target.resource.as_ref().filter(|name| config.lookup(name).is_none()) {
+        eprintln!("there is no resource {name} in {}", config.main_file());
+        return Ok(EXIT_USAGE);
     }
+    let served = Served {
+        peers_max: PEERS_MAX,
+        macs: HmacAlgorithm::ALL.iter().map(|algorithm| algorithm.name()).collect(),
+        digests: DigestAlgorithm::ALL.iter().map(|algorithm| algorithm.name()).collect(),
+    };
     let mut out = std::io::stdout().lock();
-    for remark in config.lint() {
+    for remark in config.lint(target.resource.as_deref(), &served) {
         writeln!(out, "{remark}")?;
     }
+    // What this node cannot make sense of is among the remarks already.
+    let is_fault = |name: &str| config.resolve(name, &node).is_err_and(|error| error.is_fault());
+    let names = config.resources().iter().map(|resource| resource.name.as_str());
+    let has_fault = names.filter(|name| target.resource.as_deref().is_none_or(|only| only == *name)).any(is_fault);
+    Ok(if has_fault { EXIT_CONFIGURATION } else { 0 })
+}
+
+/// `sample-config`: a configuration to begin with.
+pub(super) fn sample() -> anyhow::Result<u8> {
+    std::io::stdout().write_all(Config::sample_file().as_bytes())?;
     Ok(0)
 }
 

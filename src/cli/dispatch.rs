@@ -51,9 +51,11 @@ fn perform(arguments: &Arguments) -> anyhow::Result<u8> {
     match &arguments.command {
         Command::Dump(on) => configuration::dump(common, &on.target),
         Command::Lint(on) => configuration::lint(common, &on.target),
+        Command::SampleConfig => configuration::sample(),
         Command::CreateMd(create) => metadata::create_md(common, create),
         Command::DumpMd(dump) => metadata::dump_md(common, dump),
         Command::RestoreMd(restore) => metadata::restore_md(common, restore),
+        Command::SetGi(set) => metadata::set_gi(common, set),
         Command::WipeMd(forced) => metadata::wipe_md(common, forced),
         Command::ApplyAl(on) => metadata::apply_al(common, &on.target),
         Command::Demo(options) => demo::demo(options),

@@ -6,10 +6,11 @@ use std::io::{Read, Write};
 
 use anyhow::Context;
 
-use super::arguments::{Common, CreateMd, DumpMd, Forced, RestoreMd, Target};
+use super::arguments::{Common, CreateMd, DumpMd, Forced, RestoreMd, SetGi, Target};
 use super::configuration::resources;
 use crate::config::{MetaDisk, Resource, Volume};
-use crate::engine::offline::{self, MetadataPlace, NewMetadata, OfflineError};
+use crate::engine::offline::{self, MetadataPlace, NewMetadata, OfflineError, Said};
+use crate::io::mapped::MappedFile;
 use crate::metadata::layout::{Format, Placement, Striping};
 use crate::metadata::probe::Extent;
 
@@ -27,22 +28,22 @@ struct Place {
     peer: usize,
 }
 
-/// The places that are meant; a volume without a disk has none.
-fn places(common: &Common, target: &Target) -> anyhow::Result<Result<Vec<Place>, u8>> {
+/// The places that are meant, and what has to be exited with because of others; a volume without a disk has none.
+fn places(common: &Common, target: &Target) -> anyhow::Result<Result<(Vec<Place>, u8), u8>> {
     let found = match resources(common, target)? {
         Ok(found) => found,
         Err(exit) => return Ok(Err(exit)),
     };
     let mut places = Vec::new();
-    for resource in &found {
+    for resource in &found.resources {
         let is_meant = |volume: &&Volume| target.volume.is_none_or(|number| number == volume.number.0);
         places.extend(resource.volumes.iter().filter(is_meant).filter_map(|volume| place(resource, volume)));
     }
     if places.is_empty() {
         eprintln!("{}: there is no such volume with a disk on this node", shown(target));
-        return Ok(Err(EXIT_USAGE));
+        return Ok(Err(found.exit.max(EXIT_USAGE)));
     }
-    Ok(Ok(places))
+    Ok(Ok((places, found.exit)))
 }
 
 fn place(resource: &Resource, volume: &Volume) -> Option<Place> {
@@ -69,26 +70,55 @@ fn shown(target: &Target) -> String {
 }
 
 /// Does something on each place; the highest exit code counts.
-fn each(common: &Common, target: &Target, act: impl Fn(&Place) -> Result<String, OfflineError>) -> anyhow::Result<u8> {
-    let places = match places(common, target)? {
+fn each<S: Into<Said>>(
+    common: &Common,
+    target: &Target,
+    act: impl Fn(&Place) -> Result<S, OfflineError>,
+) -> anyhow::Result<u8> {
+    let (places, mut highest) = match places(common, target)? {
         Ok(places) => places,
         Err(exit) => return Ok(exit),
     };
-    let mut highest = 0;
     for place in &places {
-        match act(place) {
-            Ok(text) => std::io::stdout().write_all(text.as_bytes())?,
-            Err(error) => highest = highest.max(complain(&place.name, &error)),
-        }
+        highest = highest.max(answer(place, act(place))?);
     }
     Ok(highest)
+}
+
+/// Does something on the only place that is meant.
+fn one<S: Into<Said>>(
+    common: &Common,
+    target: &Target,
+    act: impl FnOnce(&Place) -> anyhow::Result<Result<S, OfflineError>>,
+) -> anyhow::Result<u8> {
+    let (places, _) = match places(common, target)? {
+        Ok(places) => places,
+        Err(exit) => return Ok(exit),
+    };
+    let [place] = &places[..] else {
+        eprintln!("{}: has {} volumes; name one, as RESOURCE/VOLUME", shown(target), places.len());
+        return Ok(EXIT_USAGE);
+    };
+    answer(place, act(place)?)
+}
+
+fn answer(place: &Place, result: Result<impl Into<Said>, OfflineError>) -> anyhow::Result<u8> {
+    match result.map(Into::into) {
+        Ok(Said { text, remarks }) => {
+            std::io::stdout().write_all(text.as_bytes())?;
+            std::io::stderr().write_all(remarks.as_bytes())?;
+            Ok(0)
+        }
+        Err(error) => Ok(complain(&place.name, &error)),
+    }
 }
 
 fn complain(name: &str, error: &OfflineError) -> u8 {
     let say = |error: &dyn Display| eprintln!("{name}: {error}");
     say(error);
     match error {
-        OfflineError::NoMetadata { .. } => eprintln!("next: shimai create-md {name}"),
+        // Where there is something, new metadata would be the end of it.
+        OfflineError::NoMetadata { reason, .. } if reason.is_absence() => eprintln!("next: shimai create-md {name}"),
         OfflineError::Unclean { .. } => eprintln!("next: shimai apply-al {name}"),
         OfflineError::CutOff { path, usable_bytes, extent, .. } => {
             if let Extent::Bytes(_) = extent {
@@ -108,14 +138,24 @@ fn complain(name: &str, error: &OfflineError) -> u8 {
 
 /// `create-md`.
 pub(super) fn create_md(common: &Common, options: &CreateMd) -> anyhow::Result<u8> {
-    let wanted: Option<Format> = options.format.as_deref().map(str::parse).transpose()?;
+    let format: Option<Format> = options.format.as_deref().map(str::parse).transpose()?;
+    if let (Some(Format::V08), Some(max_peers @ 2..)) = (format, options.max_peers) {
+        eprintln!("{}: v08 metadata has room for 1 peer, not for {max_peers}", shown(&options.target));
+        return Ok(EXIT_USAGE);
+    }
+    let default = Striping::default();
+    let striping = Striping {
+        stripes: options.al_stripes.unwrap_or(default.stripes),
+        stripe_blocks: options.al_stripe_size.map_or(default.stripe_blocks, |size| size.0),
+    };
     each(common, &options.target, |place| {
-        let format = wanted.or_else(|| offline::format_of(&place.place)).unwrap_or(Format::V09);
-        let max_peers = match format {
-            Format::V08 => 1,
-            Format::V09 => options.max_peers.map_or(place.peers, u32::from),
+        let new = NewMetadata {
+            format,
+            max_peers: options.max_peers.map_or(place.peers, u32::from),
+            striping,
+            peer_max_bio_size: options.peer_max_bio_size.unwrap_or(0),
+            force: options.force,
         };
-        let new = NewMetadata { format, max_peers, striping: Striping::default(), force: options.force };
         offline::create_md(&place.place, &new)
     })
 }
@@ -127,27 +167,31 @@ pub(super) fn dump_md(common: &Common, options: &DumpMd) -> anyhow::Result<u8> {
 
 /// `restore-md`: one volume, one text.
 pub(super) fn restore_md(common: &Common, options: &RestoreMd) -> anyhow::Result<u8> {
-    let places = match places(common, &options.target)? {
-        Ok(places) => places,
-        Err(exit) => return Ok(exit),
-    };
-    let [place] = &places[..] else {
-        eprintln!("{}: has {} volumes; name one, as RESOURCE/VOLUME", shown(&options.target), places.len());
-        return Ok(EXIT_USAGE);
-    };
-    let text = match &options.file {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
-        None => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-            text
+    one(common, &options.target, |place| {
+        let restore = |text: &str| offline::restore_md(&place.place, text, options.force);
+        match options.file.as_deref().filter(|path| path.as_os_str() != "-") {
+            // The text of a large bitmap is larger than that: it is not copied into memory to be read once.
+            Some(path) if path.is_file() => {
+                let file = MappedFile::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let text = std::str::from_utf8(&file).with_context(|| format!("{} is no text", path.display()))?;
+                Ok(restore(text))
+            }
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                Ok(restore(&text))
+            }
+            None => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+                Ok(restore(&text))
+            }
         }
-    };
-    match offline::restore_md(&place.place, &text, options.force) {
-        Ok(text) => std::io::stdout().write_all(text.as_bytes())?,
-        Err(error) => return Ok(complain(&place.name, &error)),
-    }
-    Ok(0)
+    })
+}
+
+/// `set-gi`.
+pub(super) fn set_gi(common: &Common, options: &SetGi) -> anyhow::Result<u8> {
+    one(common, &options.target, |place| Ok(offline::set_gi(&place.place, place.peer, &options.line)))
 }
 
 /// `wipe-md`: only when told twice, since nothing brings it back.

@@ -1,6 +1,6 @@
 //! Rules about the whole configuration: what must be unique, what must exist, what hosts must agree on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{ConfigError, ConfigErrorKind, Place};
 use super::syntax::{
@@ -10,7 +10,8 @@ use super::value::Address;
 
 /// All faults of a document whose single values are right.
 pub(super) fn document(document: &Document) -> Vec<ConfigError> {
-    let mut checker = Checker { errors: Vec::new(), used: BTreeMap::new(), addresses: BTreeMap::new() };
+    let resources = document.resources.iter().map(|resource| resource.name.as_str()).collect();
+    let mut checker = Checker { errors: Vec::new(), used: BTreeMap::new(), addresses: BTreeMap::new(), resources };
     let mut names: BTreeMap<&str, &Place> = BTreeMap::new();
     for resource in &document.resources {
         match names.insert(&resource.name, &resource.place) {
@@ -42,12 +43,23 @@ pub(super) fn volumes_of(resource: &ResourceConfig, host: &HostConfig) -> Vec<Vo
     volumes.into_values().collect()
 }
 
+/// Who uses an address.
+#[derive(Clone, Copy)]
+struct AddressUse<'a> {
+    resource: &'a ResourceConfig,
+    host: &'a HostConfig,
+    place: &'a Place,
+    /// Only the proxy on the host's own side speaks to it.
+    is_proxied: bool,
+}
+
 struct Checker<'a> {
     errors: Vec<ConfigError>,
     /// Host and thing to its first user.
     used: BTreeMap<(String, String), (String, Place)>,
-    /// Address to the resource and host that use it.
-    addresses: BTreeMap<&'a Address, (&'a ResourceConfig, &'a HostConfig)>,
+    addresses: BTreeMap<Address, Vec<AddressUse<'a>>>,
+    /// The names of all resources.
+    resources: BTreeSet<&'a str>,
 }
 
 impl<'a> Checker<'a> {
@@ -75,24 +87,59 @@ impl<'a> Checker<'a> {
             {
                 self.twice(place, format!("node-id {value} of resource {}", resource.name), first);
             }
-            self.address(resource, host);
+            if let HostKind::Stacked(lower) = &host.kind
+                && !self.resources.contains(lower.as_str())
+            {
+                let (owner, name) = (format!("resource {}", resource.name), lower.clone());
+                self.report(&host.place, ConfigErrorKind::Dangling { owner, name, what: "resource to be stacked on" });
+            }
+            self.needs(resource, host);
+            if let Some(Located { value, place }) = &host.address {
+                self.address(value, AddressUse { resource, host, place, is_proxied: host.proxy.is_some() });
+            }
             self.volumes(resource, host);
         }
         self.same_volumes(resource);
         self.connections(resource);
     }
 
-    fn address(&mut self, resource: &'a ResourceConfig, host: &'a HostConfig) {
-        let Some(Located { value, place }) = &host.address else { return };
-        if let Some((other, by)) = self.addresses.insert(value, (resource, host)) {
-            let first = by.address.as_ref().map_or(&by.place, |address| &address.place).clone();
+    /// What a host must have because of the others.
+    fn needs(&mut self, resource: &ResourceConfig, host: &HostConfig) {
+        let owner = || format!("host {} of resource {}", host.name(), resource.name);
+        let is_numbered = resource.hosts.iter().any(|other| other.node_id.is_some());
+        if is_numbered && host.node_id.is_none() {
+            let kind = ConfigErrorKind::Missing { owner: owner(), what: "node-id, which other hosts have".to_owned() };
+            self.report(&host.place, kind);
+        }
+        let is_unwritten = resource.connections.is_empty() && resource.meshes.is_empty();
+        let is_meshed = resource.meshes.iter().flat_map(|mesh| &mesh.hosts).any(|name| host.is_named(&name.value));
+        let is_reached = is_meshed || is_unwritten && resource.hosts.len() > 1;
+        if is_reached && host.address.is_none() {
+            self.report(&host.place, ConfigErrorKind::Missing { owner: owner(), what: "address".to_owned() });
+        }
+    }
+
+    /// An address belongs to one resource, and there to one host; behind proxies, hosts of one resource may have the same.
+    fn address(&mut self, address: &Address, new: AddressUse<'a>) {
+        let users = self.addresses.entry(address.clone()).or_default();
+        let conflict = users.iter().copied().find(|old| {
+            let is_same_host = old.host.kind == new.host.kind;
+            let is_shared = old.is_proxied && new.is_proxied;
+            match std::ptr::eq(old.resource, new.resource) {
+                // A host may have several connections from one address.
+                true => !(is_same_host || is_shared),
+                false => is_same_host || !is_shared,
+            }
+        });
+        users.push(new);
+        if let Some(old) = conflict {
             let kind = ConfigErrorKind::InUse {
-                what: format!("address {value}"),
-                user: format!("host {} of resource {}", host.name(), resource.name),
-                other: format!("host {} of resource {}", by.name(), other.name),
-                first,
+                what: format!("address {address}"),
+                user: format!("host {} of resource {}", new.host.name(), new.resource.name),
+                other: format!("host {} of resource {}", old.host.name(), old.resource.name),
+                first: old.place.clone(),
             };
-            self.report(place, kind);
+            self.report(new.place, kind);
         }
     }
 
@@ -131,6 +178,10 @@ impl<'a> Checker<'a> {
     fn volume_uses(&mut self, host: &str, volume: &VolumeConfig, user: &str) {
         if let Some(device) = &volume.device {
             self.uses(host, format!("minor {}", device.minor), user, &device.place);
+            // A name that ends in its minor is no second thing.
+            if let Some(name) = device.name.as_ref().filter(|name| **name != format!("/dev/drbd{}", device.minor)) {
+                self.uses(host, format!("device {name}"), user, &device.place);
+            }
         }
         if let Some(disk) = volume.disk.as_ref().filter(|disk| disk.value != "none") {
             self.uses(host, format!("disk {}", disk.value), user, &disk.place);
@@ -195,7 +246,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn connections(&mut self, resource: &ResourceConfig) {
+    fn connections(&mut self, resource: &'a ResourceConfig) {
         let is_host = |name: &str| resource.hosts.iter().any(|host| host.is_named(name));
         for connection in &resource.connections {
             self.connection(resource, connection, &is_host);
@@ -210,8 +261,8 @@ impl<'a> Checker<'a> {
 
     fn connection(
         &mut self,
-        resource: &ResourceConfig,
-        connection: &ConnectionConfig,
+        resource: &'a ResourceConfig,
+        connection: &'a ConnectionConfig,
         is_host: &impl Fn(&str) -> bool,
     ) {
         for path in &connection.paths {
@@ -219,6 +270,12 @@ impl<'a> Checker<'a> {
                 if !is_host(&end.host) {
                     let (owner, name) = ("connection".to_owned(), end.host.clone());
                     self.report(&end.place, ConfigErrorKind::Dangling { owner, name, what: "host of the resource" });
+                }
+                let host = resource.hosts.iter().find(|host| host.is_named(&end.host));
+                let Some(host) = host else { continue };
+                if let Some(value) = end.own_address(host) {
+                    let is_proxied = end.proxy.is_some() || host.proxy.is_some();
+                    self.address(&value, AddressUse { resource, host, place: &end.place, is_proxied });
                 }
             }
             if let [one, other] = path.ends.as_slice()

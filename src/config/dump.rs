@@ -34,6 +34,16 @@ pub(super) fn quoted(word: &str) -> String {
     format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
+/// A name as it must be written: without quotes, digits are a number.
+pub(super) fn named(name: &str) -> String {
+    let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { format!("\"{name}\"") } else { quoted(name) }
+}
+
+fn all_named(names: &[String]) -> String {
+    names.iter().map(|name| named(name)).collect::<Vec<_>>().join(" ")
+}
+
 fn all_quoted(words: &[String]) -> String {
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
@@ -118,7 +128,7 @@ impl Printer {
     }
 
     fn resource(&mut self, resource: &ResourceConfig) {
-        self.block(&format!("resource {}", quoted(&resource.name)), |printer| {
+        self.block(&format!("resource {}", named(&resource.name)), |printer| {
             if let Some((file, _)) = &resource.template {
                 printer.line(&format!("template-file {};", quoted(file)));
             }
@@ -169,7 +179,7 @@ impl Printer {
 
     fn host(&mut self, host: &HostConfig) {
         let head = match &host.kind {
-            HostKind::On(names) => format!("on {}", all_quoted(names)),
+            HostKind::On(names) => format!("on {}", all_named(names)),
             HostKind::Stacked(lower) => format!("stacked-on-top-of {}", quoted(lower)),
             HostKind::Floating => format!("floating {}", host.name()),
         };
@@ -189,7 +199,7 @@ impl Printer {
     }
 
     fn host_proxy(&mut self, before: &str, proxy: &HostProxy) {
-        self.block(&format!("{before}proxy on {}", all_quoted(&proxy.hosts)), |printer| {
+        self.block(&format!("{before}proxy on {}", all_named(&proxy.hosts)), |printer| {
             for (name, address) in [("inside", &proxy.inside), ("outside", &proxy.outside)] {
                 if let Some(address) = address {
                     printer.setting(name, &address.to_string());

@@ -22,7 +22,6 @@ impl fmt::Display for Place {
 
 /// One fault of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}:{column}: {kind}")]
 pub struct ConfigError {
     /// The file.
     pub file: String,
@@ -39,6 +38,26 @@ impl ConfigError {
     #[must_use]
     pub fn new(place: &Place, kind: ConfigErrorKind) -> Self {
         Self { file: place.file.to_string(), line: place.line, column: place.column, kind: Box::new(kind) }
+    }
+}
+
+impl ConfigError {
+    /// Whether the configuration itself cannot be read: not a fault in it, but none at all.
+    #[must_use]
+    pub fn is_unreadable_configuration(&self) -> bool {
+        matches!(&*self.kind, ConfigErrorKind::Unreadable { path, .. } if *path == self.file)
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.kind {
+            // There is no place in a file that is not there.
+            ConfigErrorKind::Unreadable { path, reason } if *path == self.file => {
+                write!(f, "cannot read the configuration {path}: {reason}")
+            }
+            kind => write!(f, "{}:{}:{}: {kind}", self.file, self.line, self.column),
+        }
     }
 }
 
@@ -93,6 +112,24 @@ pub enum ConfigErrorKind {
         section: String,
         /// What was probably meant.
         nearest: Option<String>,
+    },
+    /// An option of another section.
+    #[error("{option} does not belong in {found_in}; it belongs in section {sections}")]
+    Misplaced {
+        /// The option.
+        option: String,
+        /// Where it stands.
+        found_in: String,
+        /// Where it belongs.
+        sections: String,
+    },
+    /// `no-` before an option that is not yes or no.
+    #[error("there is no \"no-{option}\": {option} is not switched on and off, it takes {allowed}")]
+    NotNegatable {
+        /// The option.
+        option: String,
+        /// What it takes.
+        allowed: String,
     },
     /// Not one of the words an option takes.
     #[error("{option} cannot be {value:?}; allowed values are {allowed}")]
@@ -240,6 +277,17 @@ pub enum ResolveError {
         /// The host.
         host: String,
     },
+    /// More than two hosts, and nothing says who replicates with whom.
+    #[error(
+        "resource {name:?} has {} hosts ({}) and no connection between them; write connection sections or a connection-mesh",
+        .hosts.len(), list(.hosts)
+    )]
+    Unconnected {
+        /// The resource.
+        name: String,
+        /// Its hosts.
+        hosts: Vec<String>,
+    },
     /// Both hosts hash alike, so no order follows.
     #[error("resource {name:?}: node ids cannot be derived from these addresses; write node-id in both hosts")]
     NodeIdsUndecided {
@@ -254,6 +302,14 @@ pub enum ResolveError {
         /// The resource below.
         lower: String,
     },
+}
+
+impl ResolveError {
+    /// Whether the configuration is at fault, and not whoever asked for this resource on this node.
+    #[must_use]
+    pub const fn is_fault(&self) -> bool {
+        !matches!(self, Self::UnknownResource { .. } | Self::NotForThisNode { .. } | Self::Stacked { .. })
+    }
 }
 
 /// Names in a sentence.

@@ -1,13 +1,42 @@
-//! What a configuration says that has no effect here, or is legal and probably not meant.
+//! What a configuration says that has no effect here, is not served, or is legal and probably not meant.
 //!
-//! Single lines are looked at where they stand; what options mean together (`relations`) also through inheritance.
+//! Single lines are looked at where they stand; what options mean together (`relations`) also through inheritance. What is
+//! served besides options comes from the caller as plain values ([`Served`]).
 
 mod relations;
 
 use super::error::Place;
 use super::options::Section;
-use super::syntax::{Document, HostKind, OptionLine, Options, ResourceConfig, Sections};
+use super::resolve;
+use super::syntax::{ConnectionConfig, Document, HostKind, OptionLine, Options, Proxy, ResourceConfig, Sections};
 use super::value::Family;
+
+/// What the product serves, as far as a configuration can ask for more.
+#[derive(Clone, Debug, Default)]
+pub struct Served {
+    /// Peers of one resource.
+    pub peers_max: usize,
+    /// Names of digests for `cram-hmac-alg`.
+    pub macs: Vec<&'static str>,
+    /// Names of digests for `csums-alg` and `data-integrity-alg`.
+    pub digests: Vec<&'static str>,
+}
+
+/// Options that nobody acts on and whose default says something else than what happens: they are named also where the
+/// default is written.
+const DEFAULTS_NOT_KEPT: &[(Section, &str)] = &[
+    (Section::Options, "auto-promote"),
+    (Section::Options, "auto-promote-timeout"),
+    (Section::Options, "max-io-depth"),
+    (Section::Options, "peer-ack-window"),
+    (Section::Options, "peer-ack-delay"),
+    (Section::Options, "twopc-timeout"),
+    (Section::Options, "twopc-retry-timeout"),
+    (Section::Net, "unplug-watermark"),
+    (Section::Startup, "wfc-timeout"),
+    (Section::Startup, "degr-wfc-timeout"),
+    (Section::Startup, "outdated-wfc-timeout"),
+];
 
 /// One remark.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,41 +57,82 @@ impl std::fmt::Display for Lint {
     }
 }
 
-/// All remarks about a document, in the order of its parts.
-pub(super) fn document(document: &Document) -> Vec<Lint> {
-    let mut lints = Lints(Vec::new());
-    // Global options are about the tools; whoever keeps them loses nothing.
+/// All remarks about a document, or about what one of its resources means, in the order of its parts.
+pub(super) fn document(document: &Document, only: Option<&str>, served: &Served) -> Vec<Lint> {
+    let mut lints = Lints { found: Vec::new(), served };
+    for requirement in &document.module_versions {
+        lints.say(&requirement.place, format!("{} is not checked: there is no kernel module", requirement.value));
+    }
+    if let Some(global) = &document.global {
+        lints.options(global);
+    }
     if let Some(common) = &document.common {
         lints.sections(common);
     }
-    for resource in &document.resources {
-        lints.resource(resource);
+    let is_meant = |resource: &&ResourceConfig| only.is_none_or(|name| resource.name == name);
+    for resource in document.resources.iter().filter(is_meant) {
+        lints.resource(document, resource);
     }
-    relations::document(document, &mut lints);
-    lints.0
+    relations::document(document, only, &mut lints);
+    lints.found
 }
 
-struct Lints(Vec<Lint>);
+struct Lints<'a> {
+    found: Vec<Lint>,
+    served: &'a Served,
+}
 
-impl Lints {
+impl Lints<'_> {
     fn say(&mut self, place: &Place, sentence: String) {
-        self.0.push(Lint { file: place.file.to_string(), line: place.line, column: place.column, sentence });
+        self.found.push(Lint { file: place.file.to_string(), line: place.line, column: place.column, sentence });
     }
 
     /// As `say`; what many resources inherit is said once.
     fn say_once(&mut self, place: &Place, sentence: String) {
         let lint = Lint { file: place.file.to_string(), line: place.line, column: place.column, sentence };
-        if !self.0.contains(&lint) {
-            self.0.push(lint);
+        if !self.found.contains(&lint) {
+            self.found.push(lint);
         }
     }
 
     fn option(&mut self, line: &OptionLine) {
-        let (name, section) = (line.spec.name, line.spec.section);
-        if section == Section::Handlers {
-            self.say(&line.place, format!("handler {name} is not called yet"));
-        } else if !line.spec.effect && line.spec.default != Some(line.value.as_str()) {
-            self.say(&line.place, format!("{name} in section {} has no effect yet", section.keyword()));
+        let (name, section, value) = (line.spec.name, line.spec.section, line.value.as_str());
+        let is_default = line.spec.default == Some(value) && !DEFAULTS_NOT_KEPT.contains(&(section, name));
+        match (section, name, value) {
+            (Section::Handlers, ..) => self.say(&line.place, format!("handler {name} is not called yet")),
+            // Nothing is ever reported, so this is what happens.
+            (Section::Global, "usage-count", "no") => {}
+            (Section::Net, "verify-alg", _) => self.say(
+                &line.place,
+                "verify-alg is compared with the peer's when they connect; online verification is not served yet"
+                    .into(),
+            ),
+            (Section::Disk, "on-io-error", "call-local-io-error") => self.say(
+                &line.place,
+                "on-io-error call-local-io-error detaches the disk; the handler is not called yet".into(),
+            ),
+            (Section::Net, "cram-hmac-alg", _) => self.algorithm(line, &self.served.macs),
+            (Section::Net, "csums-alg" | "data-integrity-alg", _) => self.algorithm(line, &self.served.digests),
+            _ if !line.spec.effect && !is_default => {
+                self.say(&line.place, format!("{name} in section {} has no effect yet", section.keyword()));
+            }
+            _ => {}
+        }
+    }
+
+    fn algorithm(&mut self, line: &OptionLine, known: &[&str]) {
+        if !line.value.is_empty() && !known.contains(&line.value.as_str()) {
+            let (name, known) = (line.spec.name, known.join(", "));
+            self.say(
+                &line.place,
+                format!("{name} {} is not served, and keeps the resource down; served are {known}", line.value),
+            );
+        }
+    }
+
+    fn proxy(&mut self, proxy: &Proxy) {
+        if let Some(place) = &proxy.plugin_place {
+            self.say(place, "plugins of the proxy have no effect yet".to_owned());
         }
     }
 
@@ -85,9 +155,10 @@ impl Lints {
                 self.options(options);
             }
         }
+        self.proxy(&sections.proxy);
     }
 
-    fn resource(&mut self, resource: &ResourceConfig) {
+    fn resource(&mut self, document: &Document, resource: &ResourceConfig) {
         self.sections(&resource.sections);
         if let Some((_, template)) = &resource.template {
             self.sections(template);
@@ -111,17 +182,54 @@ impl Lints {
         }
         for volume in resource.volumes.iter().chain(resource.hosts.iter().flat_map(|host| &host.volumes)) {
             self.options(&volume.disk_options);
+            if volume.tiebreaker.is_some() {
+                self.say(&volume.place, format!("tiebreaker of volume {} has no effect yet", volume.number));
+            }
         }
-        for connection in &resource.connections {
-            self.options(&connection.net);
-            self.options(&connection.disk);
-            connection.volumes.iter().for_each(|(_, options)| self.options(options));
-        }
+        resource.connections.iter().for_each(|connection| self.connection(connection));
         resource.meshes.iter().for_each(|mesh| self.options(&mesh.net));
-        let is_unwritten = resource.connections.is_empty() && resource.meshes.is_empty();
-        if is_unwritten && resource.hosts.len() > 2 {
-            let sentence = format!("resource {} has more than two hosts and no connection between them", resource.name);
-            self.say(&resource.place, sentence);
+        self.peers(document, resource);
+    }
+
+    fn connection(&mut self, connection: &ConnectionConfig) {
+        self.options(&connection.net);
+        self.options(&connection.disk);
+        connection.volumes.iter().for_each(|(_, options)| self.options(options));
+        for path in connection.paths.iter().skip(1) {
+            if let Some(end) = path.ends.first() {
+                self.say(&end.place, "only the first path of a connection is used; this one is not".to_owned());
+            }
+        }
+        for end in connection.paths.iter().flat_map(|path| &path.ends).filter(|end| end.proxy.is_some()) {
+            self.say(&end.place, format!("the proxy of host {} is not used", end.host));
+        }
+    }
+
+    /// What a host would be refused when the resource comes up there.
+    fn peers(&mut self, document: &Document, resource: &ResourceConfig) {
+        let hosts = resource.hosts.iter().filter(|host| !matches!(host.kind, HostKind::Stacked(_)));
+        for host in hosts {
+            let name = match &host.kind {
+                HostKind::On(names) => names.first().cloned().unwrap_or_default(),
+                _ => host.name(),
+            };
+            match resolve::resource(document, &resource.name, &name, &[]) {
+                Ok(resolved) if resolved.peers.len() > self.served.peers_max => {
+                    let (count, max) = (resolved.peers.len(), self.served.peers_max);
+                    let sentence = format!(
+                        "host {name} of resource {} replicates with {count} peers, and does not come up: {max} is served",
+                        resource.name
+                    );
+                    self.say(&host.place, sentence);
+                }
+                Ok(resolved) if resolved.peers.is_empty() && resource.hosts.len() > 1 => {
+                    let sentence =
+                        format!("host {name} of resource {} has no connection: it runs alone", resource.name);
+                    self.say(&host.place, sentence);
+                }
+                Err(error) if error.is_fault() => return self.say(&resource.place, error.to_string()),
+                _ => {}
+            }
         }
     }
 }

@@ -8,7 +8,7 @@
 //! Invariants: every value in a loaded configuration is within the limits of its option; a dump reads back as the same
 //! dump; no text makes the parser panic.
 //!
-//! Not here: files (the caller supplies [`Files`]), whether an address belongs to this host, changing anything.
+//! Not here: files (the caller supplies [`Files`]), which addresses this host has (the caller says so), changing anything.
 
 mod check;
 mod dump;
@@ -30,9 +30,11 @@ pub mod syntax;
 mod tests;
 mod value;
 
+use core::net::IpAddr;
+
 pub use error::{ConfigError, ConfigErrorKind, Place, ResolveError};
 pub use files::{Files, MemoryFiles, Unreadable};
-pub use lint::Lint;
+pub use lint::{Lint, Served};
 pub use syntax::{Document, ResourceConfig};
 pub use value::*;
 
@@ -41,6 +43,8 @@ pub use value::*;
 pub struct Config {
     main_file: String,
     document: Document,
+    /// Addresses of this machine.
+    addresses: Vec<IpAddr>,
 }
 
 impl Config {
@@ -50,7 +54,16 @@ impl Config {
         if errors.is_empty() {
             errors = check::document(&document);
         }
-        if errors.is_empty() { Ok(Self { main_file: main_file.to_owned(), document }) } else { Err(errors) }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Self { main_file: main_file.to_owned(), document, addresses: Vec::new() })
+    }
+
+    /// Says which addresses this machine has. Floating hosts are found by them.
+    #[must_use]
+    pub fn at(self, addresses: Vec<IpAddr>) -> Self {
+        Self { addresses, ..self }
     }
 
     /// The file it was loaded from.
@@ -77,9 +90,9 @@ impl Config {
         self.document.resources.iter().find(|resource| resource.name == name)
     }
 
-    /// What resource `name` means on `node` (the output of `uname -n`).
+    /// What resource `name` means on `node` (the output of `uname -n`), or as a floating host at [our addresses](Self::at).
     pub fn resolve(&self, name: &str, node: &str) -> Result<Resource, ResolveError> {
-        resolve::resource(&self.document, name, node)
+        resolve::resource(&self.document, name, node, &self.addresses)
     }
 
     /// The configuration as text, as `drbdadm dump` would print it on `node`. It reads back as itself.
@@ -94,15 +107,15 @@ impl Config {
             );
             let Place { file, line, .. } = &resource.place;
             // A name may hold anything but control characters, so it cannot end the comment.
-            let name = dump::quoted(&resource.name);
+            let name = dump::named(&resource.name);
             format!("# resource {name} on {node}: {ignored}, {stacked}\n# defined at {file}:{line}\n")
         })
     }
 
-    /// What has no effect here, or is probably not meant.
+    /// What has no effect here, is not served, or is probably not meant; of all resources, or of one.
     #[must_use]
-    pub fn lint(&self) -> Vec<Lint> {
-        lint::document(&self.document)
+    pub fn lint(&self, only: Option<&str>, served: &Served) -> Vec<Lint> {
+        lint::document(&self.document, only, served)
     }
 
     /// Every option the language knows.

@@ -319,7 +319,8 @@ table! {
             "Active extents that count as congestion.";
         "csums-alg" NAME, None, Both, true, [] "Digest that spares the resync of blocks that are equal.";
         "csums-after-crash-only" Kind::Boolean, NO, Both, false, [] "Compare digests only in the resync after a crash.";
-        "verify-alg" NAME, None, Both, false, [] "Digest of online verification.";
+        "verify-alg" NAME, None, Both, true, []
+            "Digest of online verification; both nodes must name the same one to connect.";
         "use-rle" Kind::Boolean, YES, Both, true, [] "Compress bitmaps on the wire.";
         "socket-check-timeout" number(Unit::Tenth, 0, 300), Some("0"), Both, false, []
             "Limit of the first exchange on a new socket; 0 is ping-timeout.";

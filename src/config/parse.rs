@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::error::{ConfigError, ConfigErrorKind, Place};
 use super::files::Files;
-use super::lexer::{self, Token, TokenKind};
+use super::lexer::{self, Fault, Token, TokenKind};
 use super::number;
 use super::options::{self, Kind, OptionSpec, Section};
-use super::syntax::{Document, OptionLine, Options, Proxy, Sections};
+use super::syntax::{Document, Located, OptionLine, Options, Proxy, Sections};
 
 /// How deep files may include files; the depth of a file the tools still read.
 const INCLUDE_LIMIT: u32 = 10;
@@ -68,7 +68,10 @@ impl Reader<'_> {
                 }
                 "skip" => cursor.skip()?,
                 "include" => self.include(cursor, path, depth)?,
-                _ if word.starts_with("require-drbd-module-version-") => module_version(cursor, &word, &place)?,
+                _ if word.starts_with("require-drbd-module-version-") => {
+                    module_version(cursor, &word, &place)?;
+                    self.document.module_versions.push(Located { value: word, place });
+                }
                 _ => {
                     let known = ["global", "common", "resource", "skip", "include"];
                     return Err(unknown(&place, &word, "the file", known.into_iter()));
@@ -165,6 +168,20 @@ pub(super) fn expected(place: &Place, expected: &str, found: &TokenKind) -> Conf
     ConfigError::new(place, ConfigErrorKind::Expected { expected: expected.to_owned(), found: found.to_string() })
 }
 
+/// An option that belongs into another section than the one it stands in; `None` if it is no option at all.
+pub(super) fn misplaced(word: &str, found_in: &str, place: &Place) -> Option<ConfigError> {
+    let sections = Section::ALL.iter().filter(|section| options::find(**section, word).is_some());
+    let sections: Vec<&str> = sections.map(|section| section.keyword()).collect();
+    (!sections.is_empty()).then(|| {
+        let kind = ConfigErrorKind::Misplaced {
+            option: word.to_owned(),
+            found_in: found_in.to_owned(),
+            sections: sections.join(" or "),
+        };
+        ConfigError::new(place, kind)
+    })
+}
+
 pub(super) fn unknown<'a>(
     place: &Place,
     name: &str,
@@ -217,6 +234,25 @@ impl Cursor {
         Ok(taken)
     }
 
+    /// Takes a word that names something; bare digits are a number to the tools, and no name.
+    pub(super) fn name(&mut self, what: &str) -> Result<(String, Place), ConfigError> {
+        let is_number =
+            matches!(self.peek(), TokenKind::Word(word, false) if word.bytes().all(|byte| byte.is_ascii_digit()));
+        let (name, place) = self.word(what)?;
+        if is_number {
+            let rule = "a name of digits alone is read as a number; put it in double quotes";
+            self.errors.push(ConfigError::new(&place, ConfigErrorKind::Rule(rule)));
+        }
+        Ok((name, place))
+    }
+
+    /// Takes a character that is no token elsewhere, if it is next.
+    pub(super) fn take_stray(&mut self, character: char) -> bool {
+        let is_next = self.peek() == &TokenKind::Fault(Fault::Stray(character));
+        self.at += usize::from(is_next);
+        is_next
+    }
+
     /// Takes a sign if it is next.
     pub(super) fn take(&mut self, sign: char) -> bool {
         let is_next = self.peek() == &TokenKind::Sign(sign);
@@ -267,6 +303,7 @@ impl Cursor {
         seen: &mut Vec<(String, Place)>,
     ) -> Result<bool, ConfigError> {
         if word == "protocol" {
+            self.once(word, place, seen);
             let line = self.protocol(place)?;
             sections.net.0.extend(line);
             return Ok(true);
@@ -346,8 +383,15 @@ impl Cursor {
         if let Some(spec) = negated.filter(|spec| spec.kind == Kind::Boolean) {
             return self.option_value(spec, true, place);
         }
-        let known = sections.iter().flat_map(|section| options::section(*section)).map(|spec| spec.name);
         let keyword = sections.first().map_or("", |section| section.keyword());
+        if let Some(spec) = negated {
+            let kind = ConfigErrorKind::NotNegatable { option: spec.name.to_owned(), allowed: spec.allowed() };
+            return Err(ConfigError::new(&place, kind));
+        }
+        if let Some(error) = misplaced(word, &format!("section {keyword}"), &place) {
+            return Err(error);
+        }
+        let known = sections.iter().flat_map(|section| options::section(*section)).map(|spec| spec.name);
         Err(unknown(&place, word, &format!("section {keyword}"), known))
     }
 
@@ -391,7 +435,10 @@ impl Cursor {
             let (word, place) = self.word("a proxy option or '}'")?;
             match word.as_str() {
                 "skip" => self.skip()?,
-                "plugin" => self.plugins(&mut proxy.plugins)?,
+                "plugin" => {
+                    self.plugins(&mut proxy.plugins)?;
+                    proxy.plugin_place.get_or_insert(place);
+                }
                 _ => proxy.options.0.push(self.option(&[Section::Proxy], &word, place)?),
             }
         }

@@ -12,7 +12,7 @@ impl Cursor {
     /// `[family] host:port`
     pub(super) fn address(&mut self) -> Result<Address, ConfigError> {
         let family = match self.peek() {
-            TokenKind::Word(word, false) => Family::from_word(word),
+            TokenKind::Word(word, false) => Family::from_name(word),
             _ => None,
         };
         if family.is_some() {
@@ -23,7 +23,7 @@ impl Cursor {
             if self.take('[') { (self.bracketed()?, true) } else { (self.word("an address")?.0, false) };
         self.sign(':')?;
         let port = self.port()?;
-        let family = family.unwrap_or(if is_six { Family::Ipv6 } else { Family::Ipv4 });
+        let family = family.unwrap_or(Family::Ipv4);
         if is_six != (family == Family::Ipv6) {
             let rule = "an IPv6 address is written ipv6 [ADDRESS]:PORT, any other one without brackets";
             return Err(ConfigError::new(&at, ConfigErrorKind::Rule(rule)));
@@ -51,6 +51,8 @@ impl Cursor {
                 return Ok(host);
             } else if self.take(':') {
                 host.push(':');
+            } else if self.take_stray('%') {
+                host.push('%');
             } else {
                 host.push_str(&self.word("an IPv6 address or ']'")?.0);
             }
@@ -148,7 +150,10 @@ impl Cursor {
     fn endpoint(&mut self) -> Result<EndpointConfig, ConfigError> {
         let (mut host, place) = self.word("a host name")?;
         // A floating host is named by its address.
-        if Family::from_word(&host).is_some() && matches!(self.peek(), TokenKind::Word(..) | TokenKind::Sign('[')) {
+        if let Some(family) = Family::from_name(&host)
+            && matches!(self.peek(), TokenKind::Word(..) | TokenKind::Sign('['))
+        {
+            host = family.to_string();
             let is_six = self.take('[');
             let address = if is_six { self.bracketed()? } else { self.word("an address")?.0 };
             host = if is_six { format!("{host} [{address}]") } else { format!("{host} {address}") };

@@ -9,8 +9,8 @@ use super::parse::{Cursor, expected, unknown};
 use super::syntax::{DeviceConfig, HostConfig, HostKind, Located, MetaConfig, Options, VolumeConfig};
 use crate::model::ids::NodeId;
 
-/// Highest volume number of the wire protocol's 16 bits that DRBD uses.
-pub(super) const VOLUME_MAX: u16 = 65_534;
+/// Highest volume number: the wire protocol has 16 bits for it.
+pub(super) const VOLUME_MAX: u16 = u16::MAX;
 /// Minors have 20 bits.
 const MINOR_MAX: u32 = (1 << 20) - 1;
 const VOLUME_WORDS: [&str; 4] = ["device", "disk", "meta-disk", "flexible-meta-disk"];
@@ -29,9 +29,9 @@ impl Cursor {
     }
 
     pub(super) fn names_before_block(&mut self) -> Result<Vec<String>, ConfigError> {
-        let mut names = vec![self.word("a host name")?.0];
+        let mut names = vec![self.name("a host name")?.0];
         while matches!(self.peek(), TokenKind::Word(..)) {
-            names.push(self.word("a host name")?.0);
+            names.push(self.name("a host name")?.0);
         }
         Ok(names)
     }
@@ -221,6 +221,13 @@ impl Cursor {
             self.errors.push(ConfigError::new(&at, ConfigErrorKind::Rule(rule)));
             0
         });
+        if let (Some(in_name), Some(written)) = (in_name, written)
+            && in_name != written
+        {
+            let rule =
+                "the device name ends in another minor number than the one that is written; leave one of them off";
+            self.errors.push(ConfigError::new(&at, ConfigErrorKind::Rule(rule)));
+        }
         let name = format!("/dev/drbd{short}");
         Ok(DeviceConfig { name: Some(name), minor, place: place.clone() })
     }

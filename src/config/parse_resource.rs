@@ -29,7 +29,7 @@ const RESOURCE_WORDS: [&str; 18] = [
 impl Cursor {
     /// `resource` is taken.
     pub(super) fn resource(&mut self, files: &dyn Files, path: &str) -> Result<ResourceConfig, ConfigError> {
-        let (name, place) = self.word("a resource name")?;
+        let (name, place) = self.name("a resource name")?;
         if name.is_empty() || name.len() >= 128 || name.chars().any(char::is_control) {
             let rule = "a resource name has 1 to 127 bytes and no control characters";
             self.errors.push(ConfigError::new(&place, ConfigErrorKind::Rule(rule)));
@@ -78,12 +78,16 @@ impl Cursor {
                 self.sign(';')?;
                 let name = parse::beside(path, &name);
                 let sections = parse::template(files, &name, &at, &mut self.errors)?;
-                resource.template = Some((name, Box::new(sections)));
+                // A dump is read elsewhere than where it was made.
+                resource.template = Some((files.canonical(&name), Box::new(sections)));
             }
             _ if self.volume_item(&mut resource.volumes, word, &place)? => {}
             _ if self.section(word, &place, &mut resource.sections, seen)? => {}
             _ => {
                 let section = format!("resource {:?}", resource.name);
+                if let Some(error) = parse::misplaced(word, &section, &place) {
+                    return Err(error);
+                }
                 return Err(unknown(&place, word, &section, RESOURCE_WORDS.into_iter()));
             }
         }

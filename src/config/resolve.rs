@@ -3,6 +3,7 @@
 //! A more specific place wins: common (or the template instead of it), resource, volume, host's volume; and for a peer:
 //! common, resource, mesh or connection, the connection's volume.
 
+use core::net::IpAddr;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
@@ -17,8 +18,13 @@ use super::syntax::{
 use super::value::{Address, Host, MetaDisk, Peer, PeerVolume, Resource, Volume};
 use crate::model::ids::{NodeId, VolumeNumber};
 
-/// What resource `name` means on `node`.
-pub(super) fn resource(document: &Document, name: &str, node: &str) -> Result<Resource, ResolveError> {
+/// What resource `name` means on `node`, or where none of its hosts has that name, on the host that has one of `addresses`.
+pub(super) fn resource(
+    document: &Document,
+    name: &str,
+    node: &str,
+    addresses: &[IpAddr],
+) -> Result<Resource, ResolveError> {
     let Some(resource) = document.resources.iter().find(|resource| resource.name == name) else {
         let defined = document.resources.iter().map(|resource| resource.name.clone()).collect();
         return Err(ResolveError::UnknownResource { name: name.to_owned(), defined });
@@ -28,7 +34,7 @@ pub(super) fn resource(document: &Document, name: &str, node: &str) -> Result<Re
         Some((_, template)) => template,
         None => document.common.as_ref().unwrap_or(&empty),
     };
-    let me = own_host(resource, node)?;
+    let me = own_host(resource, node, addresses)?;
     let ids = node_ids(resource)?;
     View { resource, common, me, ids }.resolve()
 }
@@ -56,9 +62,23 @@ fn is_own(host: &HostConfig, node: &str) -> bool {
     }
 }
 
-fn own_host<'a>(resource: &'a ResourceConfig, node: &str) -> Result<&'a HostConfig, ResolveError> {
+/// Whether a floating host has one of the node's addresses. The interface of a link-local one does not matter: no other
+/// node's address is on ours.
+fn is_at(host: &HostConfig, addresses: &[IpAddr]) -> bool {
+    let Some(address) = host.address.as_ref().filter(|_| host.kind == HostKind::Floating) else { return false };
+    let written = address.value.host.split('%').next().unwrap_or_default();
+    written.parse().is_ok_and(|written: IpAddr| addresses.contains(&written))
+}
+
+fn own_host<'a>(
+    resource: &'a ResourceConfig,
+    node: &str,
+    addresses: &[IpAddr],
+) -> Result<&'a HostConfig, ResolveError> {
     let exact = |host: &&HostConfig| matches!(&host.kind, HostKind::On(names) if names.iter().any(|name| name == node));
-    let own = resource.hosts.iter().find(exact).or_else(|| resource.hosts.iter().find(|host| is_own(host, node)));
+    let find = |is_ours: &dyn Fn(&HostConfig) -> bool| resource.hosts.iter().find(|host| is_ours(host));
+    let own = resource.hosts.iter().find(exact);
+    let own = own.or_else(|| find(&|host| is_own(host, node))).or_else(|| find(&|host| is_at(host, addresses)));
     if let Some(host) = own {
         return Ok(host);
     }
@@ -250,9 +270,18 @@ impl<'a> View<'a> {
             }
         }
         let is_unwritten = self.resource.connections.is_empty() && self.resource.meshes.is_empty();
-        if is_unwritten && self.resource.hosts.len() == 2 {
-            let peer = self.resource.hosts.iter().position(|host| !std::ptr::eq(host, self.me));
-            links.extend(peer.map(|peer| self.plain_link(peer, None)).transpose()?);
+        if !is_unwritten {
+            return Ok(links);
+        }
+        let mut others = (0..self.resource.hosts.len()).filter(|at| !std::ptr::eq(&self.resource.hosts[*at], self.me));
+        match (others.next(), others.next()) {
+            (None, _) => {}
+            (Some(peer), None) => links.push(self.plain_link(peer, None)?),
+            // To run alone is the last thing that whoever wrote three hosts wants.
+            (Some(_), Some(_)) => {
+                let hosts = self.resource.hosts.iter().map(HostConfig::name).collect();
+                return Err(ResolveError::Unconnected { name: self.resource.name.clone(), hosts });
+            }
         }
         Ok(links)
     }
@@ -285,8 +314,6 @@ impl<'a> View<'a> {
 
     fn end_address(&self, end: &EndpointConfig, host: &HostConfig) -> Result<Address, ResolveError> {
         let inherited = host.address.as_ref().map(|address| address.value.clone());
-        let mut address = end.address.clone().or(inherited).ok_or_else(|| self.no_address(host))?;
-        address.port = end.port.unwrap_or(address.port);
-        Ok(address)
+        end.own_address(host).or(inherited).ok_or_else(|| self.no_address(host))
     }
 }

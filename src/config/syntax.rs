@@ -66,6 +66,8 @@ pub struct Proxy {
     pub options: Options,
     /// Its plugins: words of each line.
     pub plugins: Vec<Vec<String>>,
+    /// Where the first of them stands.
+    pub plugin_place: Option<Place>,
 }
 
 /// A resource as it was written.
@@ -234,6 +236,17 @@ pub struct EndpointConfig {
     pub proxy: Option<HostProxy>,
 }
 
+impl EndpointConfig {
+    /// The address that is written here, or follows from a port that is; `None` where that of the host holds.
+    #[must_use]
+    pub fn own_address(&self, host: &HostConfig) -> Option<Address> {
+        let port_alone = self.port.and(host.address.as_ref()).map(|address| address.value.clone());
+        let mut address = self.address.clone().or(port_alone)?;
+        address.port = self.port.unwrap_or(address.port);
+        Some(address)
+    }
+}
+
 /// A connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {
@@ -280,6 +293,8 @@ pub struct Document {
     pub global: Option<Options>,
     /// `common { }`
     pub common: Option<Sections>,
+    /// Versions that a kernel module would need: the statement, and where it stands.
+    pub module_versions: Vec<Located<String>>,
     /// Resources in the order of the files.
     pub resources: Vec<ResourceConfig>,
 }

@@ -31,6 +31,10 @@ fn refused(text: &str, expected: &str) {
     }
 }
 
+fn served() -> Served {
+    Served { peers_max: 1, macs: vec!["sha1", "sha256"], digests: vec!["crc32c", "sha1"] }
+}
+
 fn node(number: u8) -> NodeId {
     NodeId::new(number).expect("small")
 }
@@ -221,24 +225,164 @@ fn two_volumes_never_share_a_disk() {
 }
 
 #[test]
+fn three_hosts_without_a_connection_have_no_meaning() {
+    let host = |name: &str, id: u8| format!("on {name} {{ node-id {id}; address 10.0.0.{id}:7789; }}");
+    let text = format!(
+        "resource r {{ device minor 0; disk /dev/a; {} {} {} }}",
+        host("alice", 1),
+        host("bob", 2),
+        host("carol", 3)
+    );
+    let error = good(&text).resolve("r", "alice").expect_err("nobody said who replicates with whom");
+    let expected = "resource \"r\" has 3 hosts (alice, bob, carol) and no connection between them; write connection \
+                    sections or a connection-mesh";
+    assert_eq!((error.to_string().as_str(), error.is_fault()), (expected, true));
+}
+
+#[test]
+fn what_cannot_be_negated_is_told_so() {
+    refused(
+        "common { net { no-timeout; } }",
+        "main.conf:1:16: there is no \"no-timeout\": timeout is not switched on and off, it takes 1 to 600 (tenths of a second)",
+    );
+}
+
+#[test]
+fn a_percent_sign_stands_in_ipv6_addresses_only() {
+    let text =
+        TWO.replace("address 10.0.0.1", "address ipv6 [fe80::1%eth0]").replace("10.0.0.2", "ipv6 [fe80::2%eth0]");
+    let resource = good(&format!("resource r {{ {text} }}")).resolve("r", "alice").expect("alice is named");
+    assert_eq!(resource.me.address.to_string(), "ipv6 [fe80::1%eth0]:7789");
+    refused(
+        "resource r { disk a%b; }",
+        "main.conf:1:20: unexpected character '%'; put values that need it in double quotes",
+    );
+}
+
+#[test]
+fn a_missing_configuration_has_no_place_in_it() {
+    let errors = Config::load("absent.conf", &MemoryFiles::single("main.conf", "")).expect_err("it is not there");
+    assert_eq!(messages(&errors), "cannot read the configuration absent.conf: No such file");
+    assert!(errors[0].is_unreadable_configuration());
+    let errors = load("include \"absent.conf\";").expect_err("it is not there");
+    assert!(!errors[0].is_unreadable_configuration(), "{errors:?}");
+}
+
+#[test]
 fn lint_names_what_has_no_effect() {
     let config = good(&format!(
         "resource r {{ net {{ verify-alg crc32c; tcp-cork yes; }} handlers {{ split-brain x; }} {TWO} }}"
     ));
-    let lints: Vec<String> = config.lint().iter().map(ToString::to_string).collect();
+    let lints: Vec<String> = config.lint(None, &served()).iter().map(ToString::to_string).collect();
     assert_eq!(
         lints,
         [
-            "main.conf:1:20: verify-alg in section net has no effect yet",
+            "main.conf:1:20: verify-alg is compared with the peer's when they connect; online verification is not served yet",
             "main.conf:1:66: handler split-brain is not called yet",
         ]
     );
 }
 
+#[test]
+fn lint_passes_over_nothing() {
+    let three = |more: &str| {
+        let host = |name: &str, id: u8| format!("on {name} {{ node-id {id}; address 10.0.0.{id}:7789; }}");
+        let hosts = [("alice", 1), ("bob", 2), ("carol", 3)].map(|(name, id)| host(name, id)).concat();
+        format!("resource r {{ device minor 0; disk /dev/a; {hosts} {more} }}")
+    };
+    let two = |more: &str| format!("resource r {{ {more} {TWO} }}");
+    let path = |port| format!("path {{ host alice address 10.0.0.1:{port}; host bob address 10.0.0.2:{port}; }}");
+    let one = "replicates with 2 peers, and does not come up: 1 is served";
+    let cases = [
+        (
+            "global { disable-ip-verification; cmd-timeout-short 9; }".into(),
+            "disable-ip-verification in section global",
+        ),
+        ("global { cmd-timeout-short 9; }".into(), "cmd-timeout-short in section global has no effect yet"),
+        ("global { usage-count no; }".into(), ""),
+        ("require-drbd-module-version-ge 9.0.0;".into(), "require-drbd-module-version-ge is not checked"),
+        (two("options { auto-promote yes; }"), "auto-promote in section options has no effect yet"),
+        (two("options { auto-promote no; }"), "auto-promote in section options has no effect yet"),
+        (two("disk { al-updates yes; }"), ""),
+        (two("disk { on-io-error call-local-io-error; }"), "on-io-error call-local-io-error detaches the disk"),
+        (two("disk { resync-after nosuch/0; }"), "resync-after names \"nosuch\", which is no resource"),
+        (two("proxy { plugin { zstd level 5; } }"), "plugins of the proxy have no effect yet"),
+        (
+            two("net { cram-hmac-alg sha9; shared-secret x; }"),
+            "cram-hmac-alg sha9 is not served, and keeps the resource",
+        ),
+        (
+            two("net { csums-alg foo; }"),
+            "csums-alg foo is not served, and keeps the resource down; served are crc32c, sha1",
+        ),
+        (two("net { data-integrity-alg bar; }"), "data-integrity-alg bar is not served"),
+        (two("net { csums-alg sha1; }"), ""),
+        (two("startup { become-primary-on both; }"), "become-primary-on both needs allow-two-primaries"),
+        (two("startup { become-primary-on carol; }"), "become-primary-on names \"carol\", which is no host"),
+        (
+            two(&format!("connection {{ {} {} }}", path(7790), path(7791))),
+            "only the first path of a connection is used",
+        ),
+        (three("connection-mesh { hosts alice bob carol; }"), one),
+        (three("connection { host alice; host bob; }"), "host carol of resource r has no connection: it runs alone"),
+        (three(""), "has 3 hosts (alice, bob, carol) and no connection between them"),
+        (
+            "resource r { volume 0 { device minor 0; disk /dev/a; tiebreaker no; } on alice { address 10.0.0.1:7; } }"
+                .into(),
+            "tiebreaker of volume 0 has no effect yet",
+        ),
+    ];
+    for (text, expected) in &cases {
+        let lints: Vec<String> = good(text).lint(None, &served()).iter().map(ToString::to_string).collect();
+        match *expected {
+            "" => assert_eq!(lints, [""; 0], "{text}"),
+            expected => assert!(lints.iter().any(|lint| lint.contains(expected)), "{text}: {lints:#?}"),
+        }
+    }
+}
+
+#[test]
+fn lint_of_one_resource_leaves_the_others_out() {
+    let resource = |name: &str, port: u16| {
+        let hosts =
+            TWO.replace("drbd0", &format!("drbd{port}")).replace("sdb1", name).replace("7789", &port.to_string());
+        format!("resource {name} {{ net {{ tcp-cork no; }} {hosts} }}\n")
+    };
+    let config = good(&format!("{}{}", resource("r", 7790), resource("s", 7791)));
+    assert_eq!(config.lint(None, &served()).len(), 2);
+    assert_eq!(config.lint(Some("s"), &served()).len(), 1);
+}
+
+#[test]
+fn a_floating_host_is_found_by_our_address() {
+    let text = "resource r { device minor 0; disk /dev/a;
+        floating 10.0.0.1:7789 { node-id 0; } floating ipv6 [fe80::2%eth0]:7789 { node-id 1; } }";
+    let mine = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        good(text).at(addresses).resolve("r", "uname").map(|resource| resource.me.name)
+    };
+    assert_eq!(mine(&["127.0.0.1", "10.0.0.1"]).as_deref(), Ok("ipv4 10.0.0.1:7789"));
+    assert_eq!(mine(&["fe80::2"]).as_deref(), Ok("ipv6 [fe80::2%eth0]:7789"));
+    let error = mine(&["127.0.0.1"]).expect_err("nobody is here");
+    assert!(error.to_string().contains("is not for node \"uname\""), "{error}");
+    // Who names the node means it, whatever addresses there are.
+    let addresses = vec!["10.0.0.1".parse().expect("an address")];
+    let other = good(text).at(addresses).resolve("r", "fe80::2%eth0").map(|resource| resource.me.name);
+    assert_eq!(other.as_deref(), Ok("ipv6 [fe80::2%eth0]:7789"));
+}
+
+#[test]
+fn names_of_digits_are_quoted_when_they_are_printed() {
+    let config = good(&format!("resource \"12\" {{ {} }}", TWO.replace("on bob", "on \"7\"")));
+    let dump = config.dump("alice");
+    assert!(dump.contains("resource \"12\" {") && dump.contains("on \"7\" {"), "{dump}");
+    good(&dump);
+}
+
 /// Remarks about a resource with these sections, without those about options that have no effect yet.
 fn relations(sections: &str) -> Vec<String> {
     let config = good(&format!("{sections}\nresource r {{ {TWO} }}"));
-    let lints = config.lint().into_iter().filter(|lint| !lint.sentence.contains("yet"));
+    let lints = config.lint(None, &served()).into_iter().filter(|lint| !lint.sentence.contains("yet"));
     lints.map(|lint| format!("{}: {}", lint.line, lint.sentence)).collect()
 }
 
@@ -348,7 +492,9 @@ fn what_is_inherited_is_judged_where_it_counts_and_said_once() {
         let common = "common { net { ping-int 3; timeout 40; } }\n";
         format!("{common}{}{}", resource("a", 7001, more), resource("b", 7002, more))
     };
-    let lints = |more: &str| -> Vec<String> { good(&text(more)).lint().iter().map(ToString::to_string).collect() };
+    let lints = |more: &str| -> Vec<String> {
+        good(&text(more)).lint(None, &served()).iter().map(ToString::to_string).collect()
+    };
     let sentence = "timeout (4 s) must be lower than ping-int (3 s); ping-int is written at main.conf:1:16";
     assert_eq!(lints(""), [format!("main.conf:1:28: {sentence}")]);
     assert_eq!(lints("ping-int 5;"), [""; 0], "each connection overrides it");

@@ -278,6 +278,17 @@ choices! {
     }
 }
 
+impl Family {
+    /// The family named by `word`, by its older name too.
+    #[must_use]
+    pub fn from_name(word: &str) -> Option<Self> {
+        match word {
+            "sci" => Some(Self::Ssocks),
+            word => Self::from_word(word),
+        }
+    }
+}
+
 /// A node this node replicates with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {

@@ -2,8 +2,8 @@
 //!
 //! The plan is made before anything is done, from values alone, so that `--dry-run` shows exactly what would happen. What
 //! can change while the resource runs is changed; addresses, disks and the set of volumes need the resource to go down
-//! and up, which is refused while it is Primary. Resources that the configuration no longer has are left alone, as DRBD
-//! does.
+//! and up, which is refused while it is Primary. What an attach begins with is told to the resource, and listed until the
+//! disk has been attached again. Resources that the configuration no longer has are left alone, as DRBD does.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use super::running::Running;
 use super::server::Out;
 use super::settings::settings;
 use crate::config::{NetOptions, Resource, Volume};
-use crate::control::refusal::StateRefusal;
+use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
 use crate::control::status::ResourceStatus;
 use crate::control::{Request, Response, Verb};
 use crate::model::state::{ConnectionState, DiskState, Role};
@@ -32,6 +32,8 @@ enum Step {
     Disconnect,
     /// What can change while it runs.
     Options(Vec<&'static str>),
+    /// What counts from the next attach of the volume on; its index, and what.
+    Later(usize, &'static str),
     /// A disk that is not in use; the volume's index.
     Attach(usize),
     /// Nobody looks for the peer.
@@ -45,15 +47,17 @@ impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(step, resource) = self;
         let name = &resource.name;
+        let number = |index: usize| resource.volumes.get(index).map_or(0, |volume| volume.number.0);
         match step {
             Step::Up => write!(f, "up {name}"),
             Step::Restart(what) => write!(f, "down {name} && up {name}    # {what}"),
             Step::Disconnect => write!(f, "disconnect {name}"),
-            Step::Options(what) => write!(f, "options {name}    # {}", what.join(", ")),
-            Step::Attach(index) => {
-                let number = resource.volumes.get(*index).map_or(0, |volume| volume.number.0);
-                write!(f, "attach {name}/{number}")
+            Step::Options(what) => write!(f, "adjust {name}    # {}", what.join(", ")),
+            Step::Later(index, what) => {
+                let number = number(*index);
+                write!(f, "detach {name}/{number} && attach {name}/{number}    # {what}; not done by adjust")
             }
+            Step::Attach(index) => write!(f, "attach {name}/{}", number(*index)),
             Step::Connect => write!(f, "connect {name}"),
         }
     }
@@ -66,7 +70,8 @@ fn plan(running: Option<(&Resource, &ResourceStatus)>, wanted: &Resource) -> Vec
         return vec![Step::Restart(what)];
     }
     let mut steps = Vec::new();
-    let changed = changed_options(now, wanted);
+    let attached = attached(status, wanted);
+    let changed = changed_options(now, wanted, &attached);
     let is_renegotiated = now.peers.iter().zip(&wanted.peers).any(|(now, wanted)| !agrees(&now.net, &wanted.net));
     let is_alone = status.peers.iter().any(|peer| peer.connection == ConnectionState::StandAlone);
     if is_renegotiated && !is_alone {
@@ -76,15 +81,50 @@ fn plan(running: Option<(&Resource, &ResourceStatus)>, wanted: &Resource) -> Vec
         steps.push(Step::Options(changed));
     }
     for (index, volume) in wanted.volumes.iter().enumerate() {
-        let found = status.volumes.iter().find(|status| status.number == volume.number.0);
-        if volume.disk.is_some() && found.is_some_and(|status| status.disk == DiskState::Diskless) {
-            steps.push(Step::Attach(index));
+        let is_later = now.volumes.get(index).is_some_and(|now| now.options.al_extents != volume.options.al_extents);
+        match attached.contains(&index) {
+            true if is_later => steps.push(Step::Later(index, "al-extents")),
+            false if volume.disk.is_some() => steps.push(Step::Attach(index)),
+            _ => {}
         }
     }
     if is_alone || is_renegotiated {
         steps.push(Step::Connect);
     }
     steps
+}
+
+/// The volumes whose disk is in use.
+fn attached(status: &ResourceStatus, wanted: &Resource) -> Vec<usize> {
+    let is_in_use = |volume: &Volume| {
+        let found = status.volumes.iter().find(|status| status.number == volume.number.0);
+        found.is_some_and(|status| status.disk != DiskState::Diskless)
+    };
+    (0..wanted.volumes.len()).filter(|&index| is_in_use(&wanted.volumes[index])).collect()
+}
+
+/// A volume in use keeps its size: to change it both nodes must agree, which is the work of `resize`.
+fn other_size(now: &Resource, status: &ResourceStatus, wanted: &Resource) -> Option<Refusal> {
+    let attached = attached(status, wanted);
+    let (now, wanted_volume) = attached.iter().find_map(|&index| {
+        let (now, wanted) = (now.volumes.get(index)?, &wanted.volumes[index]);
+        (now.number == wanted.number && now.options.size_sectors != wanted.options.size_sectors)
+            .then_some((now, wanted))
+    })?;
+    let size = |sectors| match sectors {
+        0 => "not set".to_owned(),
+        sectors => format!("{sectors} sectors"),
+    };
+    let (before, after) = (size(now.options.size_sectors), size(wanted_volume.options.size_sectors));
+    let (name, number) = (&wanted.name, now.number);
+    Some(Refusal {
+        code: Code::Configuration(ConfigurationRefusal::InvalidRequest),
+        sentence: format!(
+            "the size of {name}/{number} cannot change while its disk is in use (it is {before}, the configuration \
+             says {after}); nothing was changed"
+        ),
+        next: Some(format!("detach {name}/{number}")),
+    })
 }
 
 /// What cannot change while the resource runs.
@@ -111,11 +151,21 @@ fn needs_restart(now: &Resource, wanted: &Resource) -> Option<&'static str> {
     rows.into_iter().find(|(is_changed, _)| *is_changed).map(|(_, what)| what)
 }
 
-/// Sections with changes that can be made while the resource runs.
-fn changed_options(now: &Resource, wanted: &Resource) -> Vec<&'static str> {
-    let net = now.peers.iter().zip(&wanted.peers).any(|(now, wanted)| now.net != wanted.net);
-    let rates = now.peers.iter().zip(&wanted.peers).any(|(now, wanted)| now.volumes != wanted.volumes);
-    let disk = now.volumes.iter().zip(&wanted.volumes).any(|(now, wanted)| now.options != wanted.options);
+/// Sections with changes that are made while the resource runs. Options that nobody acts on are none, `lint` names them; nor is
+/// what a volume in `attached` takes up at its next attach.
+fn changed_options(now: &Resource, wanted: &Resource, attached: &[usize]) -> Vec<&'static str> {
+    let (Ok(before), Ok(after)) = (settings(now, [0; 32]), settings(wanted, [0; 32])) else { return Vec::new() };
+    let volumes = || before.volumes.iter().zip(&after.volumes).enumerate();
+    let net = before.peers != after.peers;
+    let disk = volumes().any(|(index, (before, after))| {
+        let mut before = before.clone();
+        before.resync = after.resync;
+        if attached.contains(&index) {
+            before.al_extents = after.al_extents;
+        }
+        before != *after
+    });
+    let rates = volumes().any(|(_, (before, after))| before.resync != after.resync);
     let rows = [(net, "net"), (disk, "disk"), (rates, "resync")];
     rows.into_iter().filter(|(is_changed, _)| *is_changed).map(|(_, what)| what).collect()
 }
@@ -164,7 +214,11 @@ async fn adjust_one(
         None => None,
     };
     let now = running.as_ref().map(|running| running.resource().clone());
-    let steps = plan(now.as_ref().zip(status.as_ref()), &wanted);
+    let running_now = now.as_ref().zip(status.as_ref());
+    if let Some(refusal) = running_now.and_then(|(now, status)| other_size(now, status, &wanted)) {
+        return Err(Problem::Refused(refusal));
+    }
+    let steps = plan(running_now, &wanted);
     for step in &steps {
         out.say(Response::Text(Shown(step, &wanted).to_string())).await;
     }
@@ -180,7 +234,10 @@ async fn adjust_one(
                 operate::down(node, name).await?;
                 operate::up(node, config, name, out).await?;
             }
-            (step, Some(running)) => apply(running, step, &wanted, &target).await?,
+            (step, Some(running)) => {
+                let attached = status.as_ref().map_or_else(Vec::new, |status| attached(status, &wanted));
+                apply(running, step, &wanted, &target, &attached).await?;
+            }
             (_, None) => {}
         }
     }
@@ -204,13 +261,14 @@ async fn apply(
     step: &Step,
     wanted: &Resource,
     target: &crate::replica::settings::Settings,
+    attached: &[usize],
 ) -> Result<(), Problem> {
     match step {
         Step::Disconnect => running.command(Command::Disconnect { force: false }).await,
-        Step::Options(_) => {
+        Step::Options(_) | Step::Later(..) => {
             let (peers, volumes) = (target.peers.clone(), target.volumes.clone());
             running.command(Command::Adjust { peers, volumes }).await?;
-            *running.resource() = wanted.clone();
+            running.was_told(wanted.clone(), attached);
             Ok(())
         }
         Step::Attach(volume) => running.attach(*volume).await,
@@ -275,19 +333,44 @@ mod tests {
         case(&same, "Connected", DiskState::UpToDate, &[]);
         case(&same, "WFConnection", DiskState::Diskless, &["attach data/0"]);
         case(&same, "StandAlone", DiskState::Diskless, &["attach data/0", "connect data"]);
-        case(&resource("ping-int 3;", "", 7788), "Connected", DiskState::UpToDate, &["options data    # net"]);
+        case(&resource("ping-int 3;", "", 7788), "Connected", DiskState::UpToDate, &["adjust data    # net"]);
         case(
             &resource("", "resync-rate 99M; al-extents 400;", 7788),
             "Connected",
             DiskState::UpToDate,
-            &["options data    # disk, resync"],
+            &["adjust data    # resync", "detach data/0 && attach data/0    # al-extents; not done by adjust"],
         );
+        case(
+            &resource("", "al-extents 400;", 7788),
+            "Connected",
+            DiskState::Diskless,
+            &["adjust data    # disk", "attach data/0"],
+        );
+        let flags = resource("tcp-cork no;", "on-io-error call-local-io-error; disk-timeout 3;", 7788);
+        case(&flags, "Connected", DiskState::UpToDate, &[]);
+        case(
+            &resource("", "on-io-error pass_on; size 8M;", 7788),
+            "Connected",
+            DiskState::Diskless,
+            &["adjust data    # disk", "attach data/0"],
+        );
+    }
+
+    #[test]
+    fn a_disk_in_use_keeps_its_size() {
+        let (now, wanted) = (resource("", "", 7788), resource("", "size 8M;", 7788));
+        let refusal = other_size(&now, &status("Connected", DiskState::UpToDate), &wanted).unwrap();
+        let words = "the size of data/0 cannot change while its disk is in use (it is not set, the configuration says \
+                     16384 sectors); nothing was changed";
+        assert_eq!(refusal.sentence, words);
+        assert_eq!(other_size(&now, &status("Connected", DiskState::Diskless), &wanted), None);
+        assert_eq!(other_size(&wanted, &status("Connected", DiskState::UpToDate), &wanted), None);
     }
 
     #[test]
     fn what_both_ends_compare_is_agreed_anew() {
         let wanted = resource("protocol A;", "", 7788);
-        let steps = ["disconnect data", "options data    # net", "connect data"];
+        let steps = ["disconnect data", "adjust data    # net", "connect data"];
         case(&wanted, "Connected", DiskState::UpToDate, &steps);
         case(&wanted, "StandAlone", DiskState::UpToDate, &steps[1..]);
     }

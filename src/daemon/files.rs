@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::{Config, Files, Unreadable};
+use crate::config::{Config, ConfigError, Files, Unreadable};
 use crate::io::files;
 
 use super::problem::Problem;
@@ -47,6 +47,10 @@ pub(super) fn load(path: Option<&Path>) -> Result<Config, Problem> {
         if errors.len() > ERRORS_TOLD {
             sentences.push(format!("and {} more", errors.len() - ERRORS_TOLD));
         }
-        Problem::Configuration { sentence: sentences.join("\n") }
+        let sentence = sentences.join("\n");
+        if errors.iter().any(ConfigError::is_unreadable_configuration) {
+            return Problem::NoConfiguration { sentence };
+        }
+        Problem::Configuration { sentence }
     })
 }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, ResolveError, Resource};
 use crate::engine::NbdListen;
+use crate::io::interfaces;
 use crate::io::random::fill_random;
 
 use super::arguments::Arguments;
@@ -72,19 +73,40 @@ impl Node {
 
     /// Reads the configuration: the file of the request, or the daemon's own.
     pub(super) fn config(&self, path: Option<&str>) -> Result<Config, Problem> {
-        files::load(path.map(Path::new).or(self.arguments.config.as_deref()))
+        let config = files::load(path.map(Path::new).or(self.arguments.config.as_deref()))?;
+        // Whoever plays another node has not that one's addresses.
+        let addresses = match self.arguments.node {
+            Some(_) => Vec::new(),
+            None => interfaces::addresses().map_err(|source| {
+                let action = "ask for the addresses of this machine".into();
+                Problem::System { action, source }
+            })?,
+        };
+        Ok(config.at(addresses))
     }
 
     /// The names of the resources that the configuration has for this node, in its order.
     pub(super) fn configured(&self, config: &Config) -> Vec<String> {
-        let is_ours =
-            |name: &str| !matches!(config.resolve(name, &self.name), Err(ResolveError::NotForThisNode { .. }));
+        // Stacked resources are not served, and not meant by `all`.
+        let is_ours = |name: &str| match config.resolve(name, &self.name) {
+            Err(ResolveError::NotForThisNode { .. } | ResolveError::Stacked { .. }) => false,
+            Ok(_) | Err(_) => true,
+        };
         config.resources().iter().map(|resource| resource.name.clone()).filter(|name| is_ours(name)).collect()
     }
 
     /// What a resource means here.
     pub(super) fn resolve(&self, config: &Config, name: &str) -> Result<Resource, Problem> {
-        config.resolve(name, &self.name).map_err(|error| Problem::Unknown { sentence: error.to_string() })
+        config.resolve(name, &self.name).map_err(|error| {
+            let sentence = error.to_string();
+            match error {
+                ResolveError::UnknownResource { .. } | ResolveError::NotForThisNode { .. } => {
+                    Problem::Unknown { sentence }
+                }
+                ResolveError::Stacked { .. } => Problem::NotServed { sentence },
+                _ => Problem::Configuration { sentence },
+            }
+        })
     }
 
     /// Runs a resource, Secondary, without disk and connection.

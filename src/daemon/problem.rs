@@ -7,8 +7,6 @@ use crate::replica::refusal::{Code, Refusal};
 
 /// Exit code: wrong usage, an unknown resource.
 const EXIT_USAGE: i32 = 1;
-/// Exit code: the configuration cannot be read.
-const EXIT_SYNTAX: i32 = 2;
 /// Exit code of a wait that ended without what it waited for.
 const EXIT_WAITED: i32 = 5;
 /// Exit code: it could not be tried.
@@ -23,7 +21,13 @@ pub(super) enum Problem {
     /// The resource cannot be run or reached.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The configuration cannot be used.
+    /// There is no configuration to read.
+    #[error("{sentence}")]
+    NoConfiguration {
+        /// Which file, and why.
+        sentence: String,
+    },
+    /// The configuration has faults.
     #[error("{sentence}")]
     Configuration {
         /// Where and why.
@@ -88,11 +92,12 @@ impl Problem {
                 Code::State(code) => code.exit_code(),
                 Code::Configuration(code) => code.exit_code(),
             },
-            Self::Configuration { .. } => EXIT_SYNTAX,
-            Self::NotServed { .. } | Self::NotUp { .. } => EXIT_FAILURE,
+            Self::Configuration { .. } | Self::NotServed { .. } | Self::NotUp { .. } => EXIT_FAILURE,
             Self::Unknown { .. } | Self::Metadata { .. } => EXIT_USAGE,
             Self::Deadline { verb, .. } if verb.waits() => EXIT_WAITED,
-            Self::Engine(_) | Self::System { .. } | Self::Deadline { .. } => EXIT_EXECUTION,
+            Self::NoConfiguration { .. } | Self::Engine(_) | Self::System { .. } | Self::Deadline { .. } => {
+                EXIT_EXECUTION
+            }
             Self::Several(problems) => {
                 problems.iter().map(|(_, problem)| problem.exit()).max().unwrap_or(EXIT_EXECUTION)
             }

@@ -28,6 +28,8 @@ pub(super) struct Running {
     handle: ResourceHandle,
     /// What it runs with, as far as that can change while it runs.
     resource: Mutex<Resource>,
+    /// What it was told last: what an attach begins with counts from the next attach on.
+    told: Mutex<Resource>,
     /// Removed when it goes down.
     nbd_socket: PathBuf,
 }
@@ -39,7 +41,30 @@ impl Running {
         let spawned = tokio::task::spawn_blocking(move || ResourceHandle::spawn(spec)).await;
         let handle = spawned.map_err(|_| EngineError::NotRunning)??;
         tracing::info!(resource = %name, "up");
-        Ok(Self { handle, resource: Mutex::new(resource), nbd_socket })
+        Ok(Self { handle, told: Mutex::new(resource.clone()), resource: Mutex::new(resource), nbd_socket })
+    }
+
+    /// The machine was given other options. Volumes in `attached` keep until their next attach what an attach begins with.
+    pub(super) fn was_told(&self, told: Resource, attached: &[usize]) {
+        let mut resource = self.resource();
+        let kept: Vec<(usize, u32)> = attached
+            .iter()
+            .filter_map(|&index| resource.volumes.get(index).map(|volume| (index, volume.options.al_extents)))
+            .collect();
+        *resource = told.clone();
+        for (index, al_extents) in kept {
+            if let Some(volume) = resource.volumes.get_mut(index) {
+                volume.options.al_extents = al_extents;
+            }
+        }
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+    }
+
+    fn was_attached(&self, index: usize) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(volume), Some(told)) = (self.resource().volumes.get_mut(index), told.volumes.get(index)) {
+            volume.options = told.options.clone();
+        }
     }
 
     /// What it runs with.
@@ -85,7 +110,9 @@ impl Running {
     pub(super) async fn attach(&self, volume: usize) -> Result<(), Problem> {
         let (answer, outcome) = channel();
         let id = self.handle.attach(volume, answer)?;
-        self.outcome(id, outcome).await
+        self.outcome(id, outcome).await?;
+        self.was_attached(volume);
+        Ok(())
     }
 
     async fn outcome(&self, id: CommandId, outcome: oneshot::Receiver<Result<(), Refusal>>) -> Result<(), Problem> {

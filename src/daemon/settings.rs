@@ -3,7 +3,7 @@
 //!
 //! What the configuration may say and we do not serve is refused here, with a sentence that names it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::config::{
 };
 use crate::engine::specification::LOCK_PATIENCE;
 use crate::engine::{BackingPaths, NbdListen, PeerAddresses, ResourceSpec};
+use crate::io::interfaces;
 use crate::io::tcp::StreamOptions;
 use crate::metadata::layout::Placement;
 use crate::model::ids::VolumeNumber;
@@ -48,6 +49,16 @@ pub enum SettingsError {
         resource: String,
         /// As written.
         address: String,
+    },
+    /// An interface that does not exist here.
+    #[error("resource {resource}: {address} is at the interface {interface}, which this machine has not")]
+    Interface {
+        /// The resource.
+        resource: String,
+        /// As written.
+        address: String,
+        /// What follows its percent sign.
+        interface: String,
     },
     /// Sockets that do not exist here.
     #[error("resource {resource}: addresses of family {family} are not served; use ipv4 or ipv6")]
@@ -100,7 +111,7 @@ pub fn specification(resource: &Resource, surroundings: Surroundings) -> Result<
     let addresses = |peer: &Peer| {
         Ok(PeerAddresses {
             mine: socket_address(resource, &peer.my_address)?,
-            peer: socket_address(resource, &peer.address)?,
+            peer: peer_address(resource, peer)?,
             stream: stream_options(&peer.net),
         })
     };
@@ -222,7 +233,7 @@ fn narrow(number: u64) -> u32 {
 pub fn peer_settings(resource: &Resource, peer: &Peer) -> Result<PeerSettings, SettingsError> {
     let net = &peer.net;
     let mine = socket_address(resource, &peer.my_address)?;
-    let theirs = socket_address(resource, &peer.address)?;
+    let theirs = peer_address(resource, peer)?;
     Ok(PeerSettings {
         name: peer.name.clone(),
         node_id: peer.node_id,
@@ -299,17 +310,36 @@ fn unknown_algorithm(
     }
 }
 
+/// Where the peer is. An interface in its address is one of its own; seen from here, it is behind ours.
+fn peer_address(resource: &Resource, peer: &Peer) -> Result<SocketAddr, SettingsError> {
+    let mut address = peer.address.clone();
+    if let (Some((host, _)), Some((_, interface))) =
+        (peer.address.host.split_once('%'), peer.my_address.host.split_once('%'))
+    {
+        address.host = format!("{host}%{interface}");
+    }
+    socket_address(resource, &address)
+}
+
 fn socket_address(resource: &Resource, address: &Address) -> Result<SocketAddr, SettingsError> {
     let resource = || resource.name.clone();
     match address.family {
         Family::Ipv4 | Family::Ipv6 => {}
         family => return Err(SettingsError::Family { resource: resource(), family }),
     }
-    let ip: IpAddr = address
-        .host
-        .parse()
-        .map_err(|_| SettingsError::Address { resource: resource(), address: address.host.clone() })?;
-    Ok(SocketAddr::new(ip, address.port))
+    let wrong = || SettingsError::Address { resource: resource(), address: address.host.clone() };
+    let Some((host, interface)) = address.host.split_once('%') else {
+        let ip: IpAddr = address.host.parse().map_err(|_| wrong())?;
+        return Ok(SocketAddr::new(ip, address.port));
+    };
+    // The address of a link is meant with the interface that is on it.
+    let ip = host.parse().map_err(|_| wrong())?;
+    let scope = interfaces::index_of(interface).map_err(|_| SettingsError::Interface {
+        resource: resource(),
+        address: address.host.clone(),
+        interface: interface.to_owned(),
+    })?;
+    Ok(SocketAddrV6::new(ip, address.port, 0, scope).into())
 }
 
 fn stream_options(net: &NetOptions) -> StreamOptions {
@@ -330,7 +360,11 @@ pub fn backing_paths(volume: &Volume) -> Option<BackingPaths> {
         MetaDisk::Internal => None,
         MetaDisk::Flexible(path) | MetaDisk::Indexed(path, _) => Some(PathBuf::from(path)),
     };
-    Some(BackingPaths { data, metadata })
+    let slot = match &volume.meta {
+        MetaDisk::Indexed(_, slot) => Some(*slot),
+        MetaDisk::Internal | MetaDisk::Flexible(_) => None,
+    };
+    Some(BackingPaths { data, metadata, slot })
 }
 
 #[cfg(test)]
@@ -385,7 +419,9 @@ mod tests {
         let surroundings = Surroundings { nbd: Vec::new(), direct: true, seed: [7; 32] };
         let spec = specification(&resource, surroundings).unwrap();
         assert_eq!(spec.peers[0].stream.send_buffer, Some(1 << 20));
-        assert_eq!(spec.backing[1].as_ref().unwrap().metadata, Some("/dev/vg/meta".into()));
+        let shared = spec.backing[1].as_ref().unwrap();
+        assert_eq!((shared.metadata.clone(), shared.slot), (Some("/dev/vg/meta".into()), Some(2)));
+        assert_eq!(spec.backing[0].as_ref().unwrap().slot, None);
     }
 
     #[test]
@@ -411,6 +447,20 @@ mod tests {
         let mut named = resource("", "", "");
         named.peers[0].address.host = "bravo.example".into();
         assert!(error(&named).contains("is not an IP address"));
+        named.peers[0].address.host = "fe80::1%nowhere0".into();
+        let expected = "resource data: fe80::1%nowhere0 is at the interface nowhere0, which this machine has not";
+        assert_eq!(error(&named), expected);
+    }
+
+    #[test]
+    fn the_address_of_a_link_is_meant_with_our_interface() {
+        let mut resource = resource("", "", "");
+        resource.peers[0].my_address.host = "fe80::1%lo".into();
+        resource.peers[0].address.host = "fe80::2%theirs0".into();
+        let surroundings = Surroundings { nbd: Vec::new(), direct: true, seed: [7; 32] };
+        let spec = specification(&resource, surroundings).unwrap();
+        assert_eq!(spec.peers[0].mine.to_string(), "[fe80::1%1]:7789");
+        assert_eq!(spec.peers[0].peer.to_string(), "[fe80::2%1]:7788");
     }
 
     #[test]

@@ -38,5 +38,6 @@ mod stories;
 mod stream;
 mod tag;
 
+pub use crate::replica::settings::PEERS_MAX;
 pub use handle::{Answer, EngineError, ResourceHandle};
 pub use specification::{BackingPaths, NbdListen, PeerAddresses, ResourceSpec};

@@ -1,12 +1,13 @@
 //! What the CLI does to metadata while no daemon has the device: make, print, restore, wipe, look, apply.
 //!
-//! Every verb opens and locks the device that holds the metadata, so a running daemon is noticed and named. Verbs return
-//! what is to be printed; errors carry the exit code that `drbdmeta` has for them. They run on a runtime of their own, so
-//! they must not be called from async code.
+//! Every verb opens and locks the device that holds the metadata (of a shared one, its slot), so a running daemon is
+//! noticed and named. Verbs return what is to be printed; errors carry the exit code that `drbdmeta` has for them. They run
+//! on a runtime of their own, so they must not be called from async code.
 //!
 //! Invariants: nothing but blank space is overwritten unless forced, and even then nothing that is known to reach into the
-//! place of the metadata; a superblock is written last, after everything that
-//! it speaks of is durable, and an old one is removed first: a crash in between leaves no metadata, never wrong metadata.
+//! place of the metadata; valid metadata of the other version is converted, not overwritten; a superblock is written last,
+//! after everything that it speaks of is durable, and an old one is removed first: a crash in between leaves no metadata,
+//! never wrong metadata.
 //!
 //! Not here: which path and placement a volume has (`config`), formats (`metadata`).
 
@@ -16,7 +17,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use self::device::Device;
+use self::device::{Device, Existing};
 use crate::io::block_file::BlockFileError;
 use crate::io::bulk::{self, BulkError};
 use crate::metadata::apply::{Applied, ApplyError, Unusable, Verdict, apply_al};
@@ -24,6 +25,7 @@ use crate::metadata::dump::{self, DumpError, GenerationLineError};
 use crate::metadata::layout::{Format, Layout, LayoutError, Placement, Striping};
 use crate::metadata::probe::Extent;
 use crate::metadata::superblock::{DeviceFlags, Superblock, SuperblockError};
+use crate::model::units::BLOCK_BYTES;
 
 pub use self::device::Found;
 
@@ -39,14 +41,39 @@ pub struct MetadataPlace {
 /// What new metadata should be like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewMetadata {
-    /// Its version.
-    pub format: Format,
-    /// Bitmap slots; 1 for v08.
+    /// Its version; `None` keeps that of what is there, and gives a blank disk v09.
+    pub format: Option<Format>,
+    /// Bitmap slots; v08 always has one.
     pub max_peers: u32,
     /// Shape of the activity log.
     pub striping: Striping,
+    /// The largest request of the peer to assume before it says so itself, in bytes; 0 if nothing is known.
+    pub peer_max_bio_size: u32,
     /// Also over what is there, unless that would cut off a file system.
     pub force: bool,
+}
+
+impl NewMetadata {
+    /// Metadata of that version for blank disks, as most want it.
+    #[must_use]
+    pub fn plain(format: Format, max_peers: u32) -> Self {
+        Self { format: Some(format), max_peers, striping: Striping::default(), peer_max_bio_size: 0, force: false }
+    }
+}
+
+/// What a verb has to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The answer, for standard output.
+    pub text: String,
+    /// What else is worth knowing, for standard error.
+    pub remarks: String,
+}
+
+impl From<String> for Said {
+    fn from(text: String) -> Self {
+        Self { text, remarks: String::new() }
+    }
 }
 
 /// Why a verb was not carried out.
@@ -59,7 +86,7 @@ pub enum OfflineError {
     #[error(transparent)]
     Transfer(#[from] BulkError),
     /// There is nothing usable.
-    #[error("{path}: no valid metadata found: {reason}", path = path.display())]
+    #[error("{path}: {reason}", path = path.display())]
     NoMetadata {
         /// Which device.
         path: PathBuf,
@@ -73,6 +100,31 @@ pub enum OfflineError {
         path: PathBuf,
         /// Why not.
         reason: LayoutError,
+    },
+    /// What should be written would not be read again.
+    #[error("{path}: the text describes metadata that cannot be used here: {reason}; nothing was changed", path = path.display())]
+    Unusable {
+        /// Which device.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: SuperblockError,
+    },
+    /// Metadata of the other version is there, and cannot become what is wanted.
+    #[error(
+        "{path}: there is {from} metadata for {max_peers} peers, which cannot be converted to {to}{}; nothing was changed \
+         (wipe-md removes it)", why_not(*.max_peers, *.is_striped), path = path.display()
+    )]
+    Conversion {
+        /// Which device.
+        path: PathBuf,
+        /// Its format.
+        from: Format,
+        /// What was asked for.
+        to: Format,
+        /// Slots it has.
+        max_peers: u32,
+        /// Another activity log was asked for than it has.
+        is_striped: bool,
     },
     /// Something is there.
     #[error("{path}: there is {found}; nothing was changed (--force overwrites it)", path = path.display())]
@@ -143,39 +195,95 @@ fn taken(extent: &Extent) -> String {
     }
 }
 
+fn why_not(max_peers: u32, is_striped: bool) -> &'static str {
+    match (max_peers, is_striped) {
+        (1, true) => " with another activity log",
+        (1, false) => "",
+        _ => ", which knows one",
+    }
+}
+
 impl OfflineError {
     /// What the command exits with, as `drbdmeta`.
     #[must_use]
     pub const fn exit_code(&self) -> i32 {
         match self {
             Self::NoMetadata { .. } | Self::Unclean { .. } | Self::Apply { .. } => 1,
-            Self::Occupied { found: Found::Metadata(_), .. } => 1,
+            Self::Occupied { found: Found::Metadata(_) | Found::ForeignMetadata, .. } => 1,
             Self::Occupied { .. } | Self::CutOff { .. } | Self::InTheWay { .. } => 40,
             Self::Inconsistent { .. } => 5,
-            Self::Layout { .. } | Self::Dump(_) | Self::Line(_) => 10,
+            Self::Layout { .. } | Self::Unusable { .. } | Self::Conversion { .. } | Self::Dump(_) | Self::Line(_) => 10,
             Self::Open(_) | Self::Transfer(_) => 20,
         }
     }
 }
 
-/// `create-md`: metadata that says "data unrelated to anything".
+const CREATED: &str =
+    "initializing activity log\nWriting meta data...\nNew drbd meta data block successfully created.\n";
+
+/// `create-md`: metadata that says "data unrelated to anything", or what is there in the other version.
 ///
 /// # Errors
 /// Something is there and `force` was not given or would not spare it, or it does not fit.
-pub fn create_md(place: &MetadataPlace, new: &NewMetadata) -> Result<String, OfflineError> {
+pub fn create_md(place: &MetadataPlace, new: &NewMetadata) -> Result<Said, OfflineError> {
     on_device(place, false, async |device| {
-        let layout = device.layout(new.format, new.max_peers, new.striping)?;
-        device.check_free(&layout, new.force).await?;
-        device.write_all(&layout, &Superblock::fresh(&layout), &[]).await?;
-        Ok("initializing activity log\nWriting meta data...\nNew drbd meta data block successfully created.\n"
-            .to_owned())
+        let found = match device.find_metadata().await {
+            Ok(found) => found,
+            // What cannot be read can be overwritten.
+            Err(_) if new.force => None,
+            Err(error) => return Err(error),
+        };
+        let format = new.format.or(found.as_ref().and_then(Existing::format)).unwrap_or(Format::V09);
+        match found {
+            Some(Existing::Sound(superblock, layout))
+                if new.force && layout.format != format && !superblock.generations.current.is_just_created() =>
+            {
+                convert(device, *superblock, &layout, format, new).await
+            }
+            _ => create(device, format, new).await,
+        }
     })
 }
 
-/// The version of the metadata that is there; `None` where none is, or where it cannot be read.
-#[must_use]
-pub fn format_of(place: &MetadataPlace) -> Option<Format> {
-    on_device(place, true, async |device| Ok(device.read_superblock().await?.0.format)).ok()
+async fn create(device: &Device, format: Format, new: &NewMetadata) -> Result<Said, OfflineError> {
+    let max_peers = if format == Format::V08 { 1 } else { new.max_peers };
+    let layout = device.layout(format, max_peers, new.striping, BLOCK_BYTES as u32)?;
+    device.check_free(&layout, new.force).await?;
+    let mut superblock = Superblock::fresh(&layout);
+    superblock.la_peer_max_bio_size = new.peer_max_bio_size;
+    device.write_all(&layout, &superblock, &[]).await?;
+    Ok(CREATED.to_owned().into())
+}
+
+/// Both versions with one peer have log and bitmap at the same place, so that only the superblock changes.
+async fn convert(
+    device: &Device,
+    mut superblock: Superblock,
+    layout: &Layout,
+    format: Format,
+    new: &NewMetadata,
+) -> Result<Said, OfflineError> {
+    let is_striped = new.striping != Striping::default() && new.striping != layout.striping;
+    if layout.max_peers != 1 || is_striped {
+        return Err(OfflineError::Conversion {
+            path: device.path(),
+            from: layout.format,
+            to: format,
+            max_peers: layout.max_peers,
+            is_striped,
+        });
+    }
+    superblock.check_granularity().map_err(|reason| device.no_metadata(reason))?;
+    let converted = Layout { format, ..*layout };
+    superblock.convert(&converted);
+    device.write_superblock(&converted, &superblock).await?;
+    let text = format!(
+        "Converting {} meta data to {format}...\nNew drbd meta data block successfully created.\n",
+        layout.format
+    );
+    let is_narrower = format == Format::V09 && new.max_peers > 1;
+    let remarks = if is_narrower { "The converted metadata has room for 1 peer.\n".to_owned() } else { String::new() };
+    Ok(Said { text, remarks })
 }
 
 /// `dump-md`: the metadata as text.
@@ -200,14 +308,22 @@ pub fn dump_md(place: &MetadataPlace, force: bool) -> Result<String, OfflineErro
 ///
 /// # Errors
 /// The text is no dump, something is there and `force` was not given, or it does not fit.
-pub fn restore_md(place: &MetadataPlace, text: &str, force: bool) -> Result<String, OfflineError> {
+pub fn restore_md(place: &MetadataPlace, text: &str, force: bool) -> Result<Said, OfflineError> {
     let dump = dump::parse(text)?;
     on_device(place, false, async |device| {
         let old = &dump.superblock;
-        let layout = device.layout(old.format, old.max_peers, old.striping)?;
+        let layout = device.layout(old.format, old.max_peers, old.striping, old.bytes_per_bit)?;
+        let superblock = dump.superblock_for(&layout);
+        device.check_sound(&superblock)?;
         device.check_free(&layout, force).await?;
-        device.write_all(&layout, &dump.superblock_for(&layout), &dump.bitmap_for(&layout)).await?;
-        Ok("Successfully restored meta data\n".to_owned())
+        device.write_all(&layout, &superblock, &dump.bitmap_for(&layout)).await?;
+        let (stated, kept) = (old.effective_size_sectors, superblock.effective_size_sectors);
+        let remarks = if stated == kept {
+            String::new()
+        } else {
+            format!("la-size-sect was cut from {stated} to {kept} sectors: the device has no room for more\n")
+        };
+        Ok(Said { text: "Successfully restored meta data\n".to_owned(), remarks })
     })
 }
 
@@ -275,30 +391,32 @@ pub fn outdate(place: &MetadataPlace) -> Result<String, OfflineError> {
 ///
 /// # Errors
 /// There is no metadata, or a Primary's log is of no use.
-pub fn apply_al_md(place: &MetadataPlace) -> Result<String, OfflineError> {
+pub fn apply_al_md(place: &MetadataPlace) -> Result<Said, OfflineError> {
     on_device(place, false, async |device| {
         let (mut superblock, layout) = device.read_superblock().await?;
-        if superblock.is_clean() {
-            return Ok(String::new());
-        }
+        let (was, was_clean) = (superblock.clone(), superblock.is_clean());
         let blocks = device.read_log(&layout).await?;
         let ring: Vec<&[u8]> = blocks.iter().map(|block| &block[..]).collect();
         let mut words = device.read_bitmap(&superblock, &layout).await?;
+        // What is called clean may have a log that is not empty all the same: a copy that was restored over it, a kernel
+        // that trusts the log and not the flag.
         let applied = apply_al(&mut superblock, &layout, &ring, &mut words, Unusable::Refuse)
             .map_err(|reason| OfflineError::Apply { path: device.path(), reason })?;
-        device.write_applied(&layout, &superblock, &words, applied.log_is_dirty).await?;
-        Ok(applied_text(&applied))
+        if !was_clean || applied.log_is_dirty || superblock != was {
+            device.write_applied(&layout, &superblock, &words, applied.log_is_dirty).await?;
+        }
+        Ok(Said { text: String::new(), remarks: applied_text(&applied, layout.bytes_per_bit) })
     })
 }
 
-fn applied_text(applied: &Applied) -> String {
+fn applied_text(applied: &Applied, bytes_per_bit: u32) -> String {
     let mut text = String::new();
     if applied.corrupt_blocks > 0 {
         text += &format!("{} corrupt AL transactions found\n", applied.corrupt_blocks);
     }
     if applied.verdict == Verdict::Marked {
-        // Bits cover 4 KiB.
-        text += &format!("Marked additional {} MB as out-of-sync based on AL.\n", applied.bits_set.div_ceil(256));
+        let megabytes = (applied.bits_set * u64::from(bytes_per_bit)).div_ceil(1 << 20);
+        text += &format!("Marked additional {megabytes} MB as out-of-sync based on AL.\n");
     }
     text
 }
@@ -331,8 +449,8 @@ fn layout_on(
     path: &Path,
     placement: Placement,
     bytes: u64,
-    (format, max_peers, striping): (Format, u32, Striping),
+    (format, max_peers, striping, bytes_per_bit): (Format, u32, Striping, u32),
 ) -> Result<Layout, OfflineError> {
-    Layout::compute(format, placement, bytes, max_peers, striping)
+    Layout::compute_coarse(format, placement, bytes, max_peers, striping, bytes_per_bit)
         .map_err(|reason| OfflineError::Layout { path: path.to_owned(), reason })
 }

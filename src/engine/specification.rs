@@ -46,6 +46,8 @@ pub struct BackingPaths {
     pub data: PathBuf,
     /// Another one for the metadata; `None`: internal.
     pub metadata: Option<PathBuf>,
+    /// The slot of it that is this volume's; `None`: all of it.
+    pub slot: Option<u8>,
 }
 
 /// Where NBD clients may connect.

@@ -1,6 +1,7 @@
 //! A backing store: a block device or a regular file, opened once, locked, and measured.
 //!
-//! The descriptor that does the I/O carries the lock (`flock`, on a block device O_EXCL as well). That matters after a
+//! The descriptor that does the I/O carries the lock (`flock`, on a block device O_EXCL as well; of a store that several
+//! volumes share, a range of bytes). That matters after a
 //! crash: writes that a killed daemon left in its ring reach the disk later, and the lock of the descriptor they use is
 //! held until then. So whoever has the lock knows that nobody else's write is still to come.
 //!
@@ -10,6 +11,7 @@
 //! Not here: transfers of the data path (`ring`); what is here is synchronous and for small, rare work.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -39,6 +41,21 @@ pub enum Create {
     },
 }
 
+/// What of a store its opener wants for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Claim {
+    /// All of it.
+    #[default]
+    Whole,
+    /// Some bytes of it; others have claims on the rest.
+    Part {
+        /// The first byte.
+        start: u64,
+        /// How many there are.
+        bytes: u64,
+    },
+}
+
 /// How to open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mode {
@@ -48,6 +65,8 @@ pub struct Mode {
     pub direct: bool,
     /// What to do about a missing file.
     pub create: Create,
+    /// What [`BlockFile::lock`] locks.
+    pub claim: Claim,
 }
 
 /// Who holds a lock.
@@ -89,12 +108,30 @@ pub enum BlockFileError {
         /// Who, if that could be found.
         holder: Option<Holder>,
     },
+    /// Somebody else has the part that was asked for. The kernel does not say who.
+    #[error("{path}: bytes {start} to {end} are in use by another program or volume", path = path.display())]
+    PartLocked {
+        /// Which file.
+        path: PathBuf,
+        /// The first byte.
+        start: u64,
+        /// The byte after the last one.
+        end: u64,
+    },
     /// It is a directory, a pipe or the like.
     #[error("{path}: neither a regular file nor a block device", path = path.display())]
     WrongKind {
         /// Which file.
         path: PathBuf,
     },
+}
+
+impl BlockFileError {
+    /// Whether somebody else has it, who may let it go.
+    #[must_use]
+    pub const fn is_locked(&self) -> bool {
+        matches!(self, Self::Locked { .. } | Self::PartLocked { .. })
+    }
 }
 
 /// An open backing store. Clones share the descriptor, and with it the lock.
@@ -108,7 +145,8 @@ pub struct BlockFile {
 }
 
 impl BlockFile {
-    /// Opens a backing store. It is not locked yet (a block device is, against mounting and other exclusive users).
+    /// Opens a backing store. It is not locked yet (a block device of which all is claimed is, against mounting and other
+    /// exclusive users).
     ///
     /// # Errors
     /// It cannot be opened, is not a store, or is in use.
@@ -127,13 +165,45 @@ impl BlockFile {
         Ok(Self { path: path.to_owned(), descriptor, geometry, mode, is_direct })
     }
 
-    /// Takes the exclusive lock for as long as the descriptor is open.
+    /// Locks what is [claimed](Mode::claim) for as long as the descriptor is open. A part is locked by itself, under a lock
+    /// on the whole that those of other parts share: who claims the whole and who claims a part exclude each other.
     ///
     /// # Errors
     /// Somebody else has it.
     pub fn lock(&self) -> Result<(), BlockFileError> {
+        match self.mode.claim {
+            Claim::Whole => self.lock_whole(libc::LOCK_EX),
+            Claim::Part { start, bytes } => {
+                self.lock_whole(libc::LOCK_SH)?;
+                self.lock_part(start, bytes)
+            }
+        }
+    }
+
+    fn lock_part(&self, start: u64, bytes: u64) -> Result<(), BlockFileError> {
+        let field = |value: u64| libc::off_t::try_from(value).unwrap_or(libc::off_t::MAX);
+        let lock = libc::flock {
+            // The kernel gives an exclusive lock only to who may write; readers share, and exclude writers.
+            l_type: if self.mode.read_only { libc::F_RDLCK } else { libc::F_WRLCK } as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: field(start),
+            l_len: field(bytes),
+            l_pid: 0,
+        };
+        // Of the open file, not of the process: one process may run several volumes, and what its ring still holds after
+        // its death keeps the lock.
+        match nix::fcntl::fcntl(&self.descriptor, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)) {
+            Ok(_) => Ok(()),
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => {
+                Err(BlockFileError::PartLocked { path: self.path.clone(), start, end: start + bytes })
+            }
+            Err(errno) => Err(self.fail("lock", errno.into())),
+        }
+    }
+
+    fn lock_whole(&self, kind: libc::c_int) -> Result<(), BlockFileError> {
         // SAFETY: no pointers.
-        match checked(unsafe { libc::flock(self.descriptor.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+        match checked(unsafe { libc::flock(self.descriptor.as_raw_fd(), kind | libc::LOCK_NB) }) {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(BlockFileError::Locked { path: self.path.clone(), holder: geometry::lock_holder(&self.descriptor) })
@@ -151,7 +221,7 @@ impl BlockFile {
         let deadline = super::clock::now() + timeout;
         loop {
             match self.lock() {
-                Err(BlockFileError::Locked { .. }) if super::clock::now() < deadline => {
+                Err(error) if error.is_locked() && super::clock::now() < deadline => {
                     super::clock::pause(LOCK_INTERVAL);
                 }
                 result => return result,
@@ -254,6 +324,30 @@ impl BlockFile {
             .map_err(|error| self.fail("write", error))
     }
 
+    /// The next range at or after `offset` that a file system keeps data for: what lies before it, and behind the last one,
+    /// was never written and reads as zero. All of a block device is data, since it does not tell.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>, BlockFileError> {
+        use nix::unistd::{Whence, lseek};
+        let size = self.size();
+        if offset >= size {
+            return Ok(None);
+        }
+        if self.is_block_device() {
+            return Ok(Some(offset..size));
+        }
+        // Transfers name their offsets, so nobody minds where the descriptor points.
+        let seek = |offset: u64, whence| match lseek(&self.descriptor, offset.cast_signed(), whence) {
+            Ok(at) => Ok(Some(at.cast_unsigned().min(size))),
+            Err(nix::errno::Errno::ENXIO) => Ok(None),
+            Err(errno) => Err(self.fail("look for data", errno.into())),
+        };
+        let Some(start) = seek(offset, Whence::SeekData)?.filter(|start| *start < size) else { return Ok(None) };
+        Ok(Some(start..seek(start, Whence::SeekHole)?.unwrap_or(size)))
+    }
+
     /// Makes all completed writes durable.
     ///
     /// # Errors
@@ -305,7 +399,8 @@ fn is_store(kind: std::fs::FileType) -> bool {
 fn open_with(path: &Path, mode: Mode, flag: i32) -> io::Result<std::fs::File> {
     let is_device = std::fs::metadata(path).is_ok_and(|status| status.file_type().is_block_device());
     // A reader does not exclude others: images are compared while a daemon holds the device.
-    let exclusive = if is_device && !mode.read_only { libc::O_EXCL } else { 0 };
+    let is_alone = !mode.read_only && mode.claim == Claim::Whole;
+    let exclusive = if is_device && is_alone { libc::O_EXCL } else { 0 };
     std::fs::OpenOptions::new().read(true).write(!mode.read_only).custom_flags(flag | exclusive).open(path)
 }
 
@@ -365,6 +460,43 @@ mod tests {
         let waiter = std::thread::spawn(move || second.wait_for_lock(Duration::from_secs(10)));
         drop(clone);
         waiter.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn parts_are_locked_one_by_one_and_exclude_the_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        let part = |number: u64| {
+            let claim = Claim::Part { start: number * 4096, bytes: 4096 };
+            BlockFile::open(&path, Mode { claim, ..mode() }).unwrap()
+        };
+        let (first, second, again) = (part(0), part(1), part(0));
+        first.lock().unwrap();
+        second.lock().unwrap();
+        let error = again.lock().unwrap_err();
+        assert!(error.is_locked() && error.to_string().contains("bytes 0 to 4096 are in use"), "{error}");
+        let whole = BlockFile::open(&path, mode()).unwrap();
+        assert!(whole.lock().unwrap_err().is_locked());
+        let clone = first.clone();
+        drop(first);
+        assert!(again.lock().is_err(), "a clone shares the descriptor and keeps the lock");
+        drop(clone);
+        again.lock().unwrap();
+        drop((second, again));
+        whole.lock().unwrap();
+        assert!(part(5).lock().unwrap_err().is_locked());
+    }
+
+    #[test]
+    fn data_is_found_between_holes() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = BlockFile::open(directory.path().join("disk"), mode()).unwrap();
+        assert_eq!(file.next_data(0).unwrap(), None);
+        file.write_at(&[1; 512], SIZE / 2).unwrap();
+        let data = file.next_data(0).unwrap().expect("it was written");
+        assert!(data.contains(&(SIZE / 2)) && data.end < SIZE, "{data:?}");
+        assert_eq!(file.next_data(data.end).unwrap(), None);
+        assert_eq!(file.next_data(SIZE).unwrap(), None);
     }
 
     #[test]

@@ -12,8 +12,20 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// # Errors
 /// It cannot be read, or has more than 16 MiB.
 pub fn read(path: &str) -> io::Result<Vec<u8>> {
+    read_all(fs::File::open(path)?)
+}
+
+/// What comes from standard input.
+///
+/// # Errors
+/// It cannot be read, or has more than 16 MiB.
+pub fn read_standard_input() -> io::Result<Vec<u8>> {
+    read_all(io::stdin().lock())
+}
+
+fn read_all(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    from.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
     }

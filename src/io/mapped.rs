@@ -1,4 +1,4 @@
-//! Read-only mappings of large files: bitmaps and images looked at offline.
+//! Read-only mappings of large files: texts of bitmaps, and images looked at offline.
 //!
 //! A mapping is I/O that cannot return an error: a bad sector, or a file that shrinks, ends the process with a signal.
 //! So it is used for offline work on files nobody else changes, never by the daemon for a store it serves.

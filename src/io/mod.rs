@@ -17,6 +17,7 @@ pub mod clock;
 pub mod descriptor;
 pub mod files;
 mod geometry;
+pub mod interfaces;
 pub mod mapped;
 pub mod process;
 pub mod random;

@@ -80,6 +80,18 @@ flags! {
     }
 }
 
+impl DeviceFlags {
+    /// Those that v08 and v09 have alike.
+    pub const OF_BOTH: Self = Self(
+        Self::CONSISTENT.0
+            | Self::PRIMARY_IND.0
+            | Self::WAS_UP_TO_DATE.0
+            | Self::CRASHED_PRIMARY.0
+            | Self::AL_CLEAN.0
+            | Self::AL_DISABLED.0,
+    );
+}
+
 flags! {
     /// The flags of one peer (v09). In v08 CONNECTED, OUTDATED and FULL_SYNC are device flags and the rest does not exist;
     /// `Superblock::peer_flag` finds the right place.

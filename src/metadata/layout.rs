@@ -101,6 +101,18 @@ impl fmt::Display for Placement {
     }
 }
 
+/// Metadata of a placement, in a sentence.
+struct Described(Placement);
+
+impl fmt::Display for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Placement::Indexed(index) => write!(f, "metadata in slot {index}"),
+            placement => write!(f, "{placement} metadata"),
+        }
+    }
+}
+
 impl FromStr for Placement {
     type Err = UnknownWord;
 
@@ -153,7 +165,7 @@ impl Striping {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LayoutError {
     /// Too small for any metadata, or for a slot with that index.
-    #[error("a device of {bytes} bytes is too small for {placement} metadata: at least {minimum} bytes are needed")]
+    #[error("a device of {bytes} bytes is too small for {}: at least {minimum} bytes are needed", Described(*.placement))]
     DeviceTooSmall {
         /// What was asked for.
         placement: Placement,

@@ -83,6 +83,9 @@ const SIGNATURES: &[(usize, &[u8], &str, ExtentOf)] = &[
     (0x1000, b"EFI PART", "a GPT partition table", extent::unknown),
 ];
 
+/// The name of what has no signature that is known here.
+pub const UNRECOGNISED: &str = "unrecognised data";
+
 /// LVM's label is in one of the first four sectors.
 const LVM_LABELS: [usize; 4] = [0, 0x200, 0x400, 0x600];
 const EXT_SUPERBLOCK: usize = 0x400;
@@ -100,7 +103,13 @@ pub fn probe(head: &[u8], others: &[&[u8]]) -> Contents {
     if is_zero(head) && others.iter().all(|bytes| is_zero(bytes)) {
         return Contents::Blank;
     }
-    Contents::Data(Finding::of_unknown_extent("unrecognised data"))
+    Contents::Data(Finding::of_unknown_extent(UNRECOGNISED))
+}
+
+/// Who has the whole device, from its [head](probe): DRBD's metadata, which shares it, does not.
+#[must_use]
+pub fn owner(head: &[u8]) -> Option<Finding> {
+    signature(head).filter(|_| !UnverifiedSuperblock::is_metadata(head))
 }
 
 fn signature(head: &[u8]) -> Option<Finding> {
@@ -111,7 +120,7 @@ fn signature(head: &[u8]) -> Option<Finding> {
         .map(|&(_, _, name, extent)| Finding { name, extent: extent(head) })
         .or_else(|| lvm_label().map(|&at| Finding { name: "an LVM2 physical volume", extent: extent::lvm(head, at) }))
         .or_else(|| ext_name(head).map(|name| Finding { name, extent: extent::ext(head) }))
-        .or_else(|| named(UnverifiedSuperblock::decode(head).is_ok(), "DRBD metadata"))
+        .or_else(|| named(UnverifiedSuperblock::is_metadata(head), "DRBD metadata"))
         // Boot sectors of file systems end like a partition table, so this comes last.
         .or_else(|| named(is_partition_table(head), "an MBR partition table"))
 }
@@ -119,7 +128,7 @@ fn signature(head: &[u8]) -> Option<Finding> {
 /// What is found at the end of a device: GPT's copy in the last sector, and metadata like ours.
 fn tail_signature(bytes: &[u8]) -> Option<Finding> {
     let has_gpt = bytes.chunks(512).any(|sector| has(sector, 0, b"EFI PART"));
-    let has_drbd = || bytes.chunks(METADATA_BLOCK_BYTES).any(|block| UnverifiedSuperblock::decode(block).is_ok());
+    let has_drbd = || bytes.chunks(METADATA_BLOCK_BYTES).any(UnverifiedSuperblock::is_metadata);
     let name = has_gpt.then_some("a GPT partition table").or_else(|| has_drbd().then_some("DRBD metadata"));
     name.map(Finding::of_unknown_extent)
 }
@@ -196,6 +205,8 @@ mod tests {
             (&[(0x1FE, &[0x55, 0xAA]), (0x1C2, &[0x83])], "an MBR partition table"),
             (&[(0x1FE, &[0x55, 0xAA])], "unrecognised data"),
             (&[(0x3C, &[0x83, 0x74, 0x02, 0x6D])], "DRBD metadata"),
+            (&[(0x3C, &[0x83, 0x74, 0x02, 0x6E])], "DRBD metadata"),
+            (&[(0x3C, &[0x83, 0x74, 0x02, 0x6A])], "DRBD metadata"),
             (&[(69631, &[1])], "unrecognised data"),
         ];
         for (pieces, name) in cases {

@@ -25,6 +25,8 @@
 
 mod unverified;
 
+use std::ops::RangeInclusive;
+
 use bytes::BufMut;
 use thiserror::Error;
 
@@ -42,6 +44,10 @@ const MAGIC_V08: u32 = 0x8374_026B;
 /// v08 as an attached DRBD 8.4 writes it.
 const MAGIC_V08_UNCLEAN: u32 = 0x8374_026C;
 const MAGIC_V09: u32 = 0x8374_026D;
+/// DRBD 0.7 and older: `0x8374026A` is v07.
+const MAGICS_OLDER: RangeInclusive<u32> = 0x8374_0267..=0x8374_026A;
+/// Where DRBD will put the formats that it does not have yet.
+const MAGICS_NEWER: RangeInclusive<u32> = 0x8374_026E..=0x8374_02FF;
 /// Where both formats have their magic.
 const MAGIC_AT: usize = 0x3C;
 /// What a fresh superblock says about the activity log's slots.
@@ -108,11 +114,31 @@ pub enum SuperblockError {
         /// How many there were.
         found: usize,
     },
-    /// None of the known magics.
-    #[error("no valid metadata found (magic {magic:#010x})")]
+    /// Nothing that looks like metadata.
+    #[error("no metadata found (magic {magic:#010x})")]
     NoMetadata {
         /// What is where the magic should be.
         magic: u32,
+    },
+    /// Metadata, of a DRBD newer than this program.
+    #[error("metadata of a newer version (magic {magic:#010x}); v08 and v09 can be read here")]
+    NewerVersion {
+        /// Its magic.
+        magic: u32,
+    },
+    /// Metadata, of DRBD 0.7 or older.
+    #[error("metadata of an older version (v07 or before, magic {magic:#010x}); v08 and v09 can be read here")]
+    OlderVersion {
+        /// Its magic.
+        magic: u32,
+    },
+    /// Metadata that every tool reads, and nobody but a kernel works with.
+    #[error(
+        "one bit of the bitmap stands for {bytes_per_bit} bytes; only bitmaps with 4096 bytes a bit are served here"
+    )]
+    CoarseBitmap {
+        /// How many bytes of data one bit covers.
+        bytes_per_bit: u32,
     },
     /// A field is not what this device demands.
     #[error("{format} {field}: expected {expected}, found {found}")]
@@ -185,6 +211,15 @@ pub enum SuperblockError {
     },
 }
 
+impl SuperblockError {
+    /// Whether there is no metadata at all: nothing that new metadata would destroy. What is torn, of another version or of
+    /// another device is there.
+    #[must_use]
+    pub const fn is_absence(&self) -> bool {
+        matches!(self, Self::Length { .. } | Self::NoMetadata { .. })
+    }
+}
+
 impl Superblock {
     /// What create-md writes: data unrelated to anything, clean, no agreed size.
     #[must_use]
@@ -233,6 +268,31 @@ impl Superblock {
         self.striping = layout.striping;
     }
 
+    /// Becomes the other version, as `drbdmeta create-md` converts: current generation, history, flags, size and the bits of
+    /// the one slot stay. v08's peer becomes node 0, without a bitmap generation, since v09 cannot know which node it is;
+    /// the way back takes the peer that has the slot.
+    ///
+    /// `layout` must be that of the new version on the same device, with one slot.
+    pub fn convert(&mut self, layout: &Layout) {
+        let is_clean = self.is_clean();
+        let owner = self.peers.iter().position(|entry| entry.bitmap_index == Some(0)).unwrap_or(0);
+        let mut converted = Self::unplaced(layout.format);
+        converted.effective_size_sectors = self.effective_size_sectors;
+        converted.generations.current = self.generations.current;
+        converted.generations.history[..2].copy_from_slice(&self.generations.history[..2]);
+        converted.device_uuid = self.device_uuid;
+        converted.flags = DeviceFlags(self.flags.0 & DeviceFlags::OF_BOTH.0);
+        if layout.format == Format::V08 {
+            converted.generations.bitmap[0] = self.generations.bitmap[owner];
+        }
+        for flag in [PeerFlags::CONNECTED, PeerFlags::OUTDATED, PeerFlags::FULL_SYNC] {
+            converted.set_peer_flag(0, flag, self.peer_flag(owner, flag));
+        }
+        converted.move_to(layout);
+        converted.set_clean(is_clean);
+        *self = converted;
+    }
+
     /// Whether a kernel would attach this disk without `apply-al`.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -243,6 +303,20 @@ impl Superblock {
     pub fn set_clean(&mut self, clean: bool) {
         self.flags.set(DeviceFlags::AL_CLEAN, clean);
         self.unclean_magic = !clean && self.format == Format::V08;
+    }
+
+    /// Whether the bitmap is one that is worked with here: a bit for each block.
+    pub fn check_granularity(&self) -> Result<(), SuperblockError> {
+        match self.bytes_per_bit {
+            bytes_per_bit if u64::from(bytes_per_bit) == BLOCK_BYTES => Ok(()),
+            bytes_per_bit => Err(SuperblockError::CoarseBitmap { bytes_per_bit }),
+        }
+    }
+
+    /// A slot of the bitmap that belongs to no peer.
+    #[must_use]
+    pub fn free_slot(&self) -> Option<u32> {
+        (0..self.max_peers).find(|slot| self.peers.iter().all(|entry| entry.bitmap_index != Some(*slot)))
     }
 
     /// Whether the disk may belong to node `configured`, and has room for `peers`, the configured peers.
@@ -463,6 +537,18 @@ mod tests {
         assert_eq!(superblock.check_node(node(0), &[node(1), node(5)]), Ok(()));
         let full = superblock.check_node(node(0), &[node(1), node(2)]);
         assert_eq!(full, Err(SuperblockError::NoFreeSlot { needed: 2, free: 1, max_peers: 2 }));
+    }
+
+    #[test]
+    fn a_free_slot_is_one_that_no_peer_has() {
+        let mut superblock = fresh(Format::V09, 3);
+        assert_eq!(superblock.free_slot(), Some(0));
+        superblock.peers[5].bitmap_index = Some(0);
+        superblock.peers[1].bitmap_index = Some(2);
+        assert_eq!(superblock.free_slot(), Some(1));
+        superblock.peers[2].bitmap_index = Some(1);
+        assert_eq!(superblock.free_slot(), None);
+        assert_eq!(fresh(Format::V08, 1).free_slot(), None);
     }
 
     #[test]

@@ -130,6 +130,7 @@ impl Resource {
             .and_then(|unverified| unverified.judge(placement, facts.metadata_bytes))
             .and_then(|(superblock, layout)| {
                 let peers: Vec<_> = self.settings.peers.iter().map(|peer| peer.node_id).collect();
+                superblock.check_granularity()?;
                 superblock.check_node(self.settings.node_id, &peers)?;
                 Ok((superblock, layout))
             });
@@ -142,8 +143,9 @@ impl Resource {
                 self.read_metadata(volume, offset, bytes);
             }
             Err(error) => {
-                let refusal = Refusal::configuration(ConfigurationRefusal::NoMetadata, error.to_string())
-                    .next(format!("create-md {resource}"));
+                let refusal = Refusal::configuration(ConfigurationRefusal::NoMetadata, error.to_string());
+                // New metadata over what is there would be the end of it.
+                let refusal = if error.is_absence() { refusal.next(format!("create-md {resource}")) } else { refusal };
                 self.fail_attach(volume, command, refusal);
             }
         }
@@ -399,18 +401,18 @@ impl Resource {
         Ok(if is_shown && agreed == 0 { size.min(current) } else { size })
     }
 
-    /// v09 tables name nodes; a fresh one learns them here.
+    /// v09 tables name nodes; a fresh one learns them here. A peer without a slot of the bitmap gets one that nobody has:
+    /// [`Superblock::check_node`] has seen that there is one.
     fn assign_node_ids(&self, superblock: &mut Superblock) {
         if superblock.format == Format::V08 {
             return;
         }
         superblock.node_id = Some(self.settings.node_id);
-        for (number, peer) in self.settings.peers.iter().enumerate() {
+        for peer in &self.settings.peers {
+            let free = superblock.free_slot();
             let entry = &mut superblock.peers[peer.node_id.index()];
             entry.flags.insert(PeerFlags::NODE_EXISTS);
-            if entry.bitmap_index.is_none() && (number as u32) < superblock.max_peers {
-                entry.bitmap_index = Some(number as u32);
-            }
+            entry.bitmap_index = entry.bitmap_index.or(free);
         }
     }
 

@@ -31,7 +31,7 @@ pub struct Settings {
 }
 
 /// A volume.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeSettings {
     /// Its number.
     pub number: VolumeNumber,
@@ -84,7 +84,7 @@ pub enum OnIoError {
 }
 
 /// A connection to another host.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSettings {
     /// Its name.
     pub name: String,

@@ -2,7 +2,7 @@
 
 use crate::harness::cluster::{is_connected, peer, wait_disk};
 use crate::harness::configuration::RESOURCE;
-use crate::harness::disks::read_at;
+use crate::harness::disks::{make_sparse, read_at};
 use crate::harness::load::{BLOCK, Ledger, Load};
 use crate::harness::nbd::Nbd;
 use crate::harness::{Cluster, LONG, Options};
@@ -121,14 +121,14 @@ fn adjust_shows_a_plan_and_then_does_it() {
     assert_eq!(cluster.a.ok(&["adjust", "--dry-run", RESOURCE]), "");
     for node in cluster.nodes() {
         node.edit_config("resync-rate 400M", "resync-rate 300M");
-        assert_eq!(node.ok(&["adjust", "--dry-run", RESOURCE]), "options data    # resync\n");
+        assert_eq!(node.ok(&["adjust", "--dry-run", RESOURCE]), "adjust data    # resync\n");
         node.ok(&["adjust", RESOURCE]);
         assert_eq!(node.ok(&["adjust", "--dry-run", RESOURCE]), "");
     }
     for node in cluster.nodes() {
         node.edit_config("protocol C", "protocol A");
         let plan = node.ok(&["adjust", "--dry-run", RESOURCE]);
-        assert!(plan.contains("options data    # net"), "{plan}");
+        assert!(plan.contains("adjust data    # net"), "{plan}");
     }
     for node in cluster.nodes() {
         node.ok(&["adjust", RESOURCE]);
@@ -139,6 +139,50 @@ fn adjust_shows_a_plan_and_then_does_it() {
         }
     }
     cluster.wait_both("connected with protocol A", |status| is_connected(status) && peer(status).protocol == Some('A'));
+}
+
+#[test]
+fn adjust_lists_what_waits_for_the_next_attach_until_it_came() {
+    let cluster = Cluster::with_primary(Options { disk: vec!["al-extents 100"], ..Options::default() });
+    let node = &cluster.b;
+    let plan = format!("detach {RESOURCE}/0 && attach {RESOURCE}/0    # al-extents; not done by adjust\n");
+    node.edit_config("al-extents 100", "al-extents 200");
+    for verb in [&["adjust", "--dry-run", RESOURCE][..], &["adjust", RESOURCE], &["adjust", RESOURCE]] {
+        assert_eq!(node.ok(verb), plan);
+    }
+    node.ok(&["detach", RESOURCE]);
+    node.ok(&["attach", RESOURCE]);
+    assert_eq!(node.ok(&["adjust", RESOURCE]), "");
+    node.edit_config("al-extents 200", "al-extents 200; size 8M");
+    let sentence = node.refused(&["adjust", RESOURCE], 10);
+    assert!(sentence.contains("the size of data/0 cannot change while its disk is in use"), "{sentence}");
+}
+
+/// Each volume has a slot of the device and leaves the others to whoever has them.
+#[test]
+fn volumes_share_a_metadata_device() {
+    let mut cluster = Cluster::new(Options { volumes: 2, ..Options::default() });
+    let shared = cluster.scratch().join("meta.img");
+    make_sparse(&shared, 3 * (128 << 20));
+    for (volume, disk) in cluster.a.disks.iter().enumerate() {
+        let line = |meta: &str| format!("disk {};\n            meta-disk {meta};", disk.display());
+        cluster.a.edit_config(&line("internal"), &line(&format!("{}[{volume}]", shared.display())));
+    }
+    cluster.create_md();
+    cluster.start();
+    cluster.up();
+    cluster.wait_both("connected", is_connected);
+    for volume in 0..2 {
+        cluster.a.ok(&["new-current-uuid", "--clear-bitmap", &format!("{RESOURCE}/{volume}")]);
+    }
+    cluster.wait_in_sync();
+    // The daemon has two slots; the third is free, and none of the two is.
+    cluster.a.refused(&["dump-md", &format!("{RESOURCE}/1")], 20);
+    cluster.a.ok(&["detach", &format!("{RESOURCE}/1")]);
+    cluster.a.ok(&["dump-md", "--force", &format!("{RESOURCE}/1")]);
+    cluster.a.refused(&["dump-md", &format!("{RESOURCE}/0")], 20);
+    cluster.a.ok(&["attach", &format!("{RESOURCE}/1")]);
+    cluster.wait_in_sync();
 }
 
 #[test]

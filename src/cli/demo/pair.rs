@@ -17,7 +17,7 @@ use crate::control::{Request, Response, Verb};
 use crate::engine::offline::{MetadataPlace, NewMetadata, create_md};
 use crate::io::block_file::{BlockFile, Create, Mode};
 use crate::io::random::random_u64;
-use crate::metadata::layout::{Format, Placement, Striping};
+use crate::metadata::layout::{Format, Placement};
 
 /// The resource.
 const RESOURCE: &str = "data";
@@ -117,7 +117,7 @@ impl Pair {
     pub(super) fn create_metadata(&self) -> anyhow::Result<()> {
         for node in [ALICE, BOB] {
             let place = MetadataPlace { path: self.disk(node), placement: Placement::Internal };
-            let new = NewMetadata { format: Format::V09, max_peers: 1, striping: Striping::default(), force: false };
+            let new = NewMetadata::plain(Format::V09, 1);
             create_md(&place, &new)?;
         }
         Ok(())

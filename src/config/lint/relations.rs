@@ -130,6 +130,14 @@ const RULES: &[Rule] = &[
                 .or_else(|| patience(scope, "outdated-wfc-timeout", "wfc-timeout"))
         },
     },
+    Rule {
+        about: &[(Startup, "become-primary-on"), (Net, "allow-two-primaries")],
+        fault: |scope| {
+            let is_wrong =
+                scope.startup.written("become-primary-on") == Some("both") && !scope.net.yes("allow-two-primaries");
+            is_wrong.then(|| "become-primary-on both needs allow-two-primaries".to_owned())
+        },
+    },
     Rule { about: &[(Resource, "quorum")], fault: |scope| countable(scope, "quorum") },
     Rule {
         about: &[(Resource, "quorum-minimum-redundancy")],
@@ -249,14 +257,35 @@ impl<'a> Scope<'a> {
 }
 
 /// Remarks about every scope of a document.
-pub(super) fn document(document: &Document, lints: &mut Lints) {
+pub(super) fn document(document: &Document, only: Option<&str>, lints: &mut Lints) {
     if document.resources.is_empty()
         && let Some(common) = &document.common
     {
         Scope::new(&[common], &[], &[], None).judge(lints);
     }
-    for resource in &document.resources {
+    for resource in document.resources.iter().filter(|resource| only.is_none_or(|name| resource.name == name)) {
         scopes(document, resource, lints);
+        names(document, resource, lints);
+    }
+}
+
+/// Options that name what is not there. The tools only say so, too.
+fn names(document: &Document, resource: &ResourceConfig, lints: &mut Lints) {
+    let is_resource = |name: &str| document.resources.iter().any(|other| other.name == name);
+    let volumes = resource.volumes.iter().chain(resource.hosts.iter().flat_map(|host| &host.volumes));
+    let disks = volumes.map(|volume| &volume.disk_options).chain([&resource.sections.disk]);
+    for line in disks.filter_map(|options| options.line("resync-after")) {
+        let name = line.value.split('/').next().unwrap_or_default();
+        let is_minor = name == "-1" || name.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_minor && !is_resource(name) {
+            lints.say(&line.place, format!("resync-after names {name:?}, which is no resource"));
+        }
+    }
+    if let Some(line) = resource.sections.startup.line("become-primary-on").filter(|line| line.value != "both") {
+        let is_host = |name: &str| resource.hosts.iter().any(|host| host.is_named(name));
+        for name in line.value.split(' ').filter(|name| !is_host(name)) {
+            lints.say(&line.place, format!("become-primary-on names {name:?}, which is no host of the resource"));
+        }
     }
 }
 

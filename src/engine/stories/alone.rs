@@ -2,11 +2,16 @@
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
 
 use super::client::NbdClient;
 use super::node::{Node, addresses};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
 use crate::engine::NbdListen;
+use crate::metadata::activity_record::initialised_block;
+use crate::metadata::layout::{Format, Layout, Placement, Striping};
+use crate::metadata::superblock::{Superblock, UnverifiedSuperblock};
+use crate::model::ids::NodeId;
 use crate::model::state::Role;
 use crate::replica::event::Command;
 use crate::replica::refusal::Code;
@@ -177,5 +182,83 @@ fn who_dials_a_node_that_is_stand_alone_is_refused() {
         // The machine has answered before the thread's next pass, which closes the listener, is over.
         node.command(Command::Disconnect { force: false }).unwrap();
         node.wait("refusing", |_| is_refused());
+    }
+}
+
+/// A superblock as another program left it, on the disk of a node.
+fn plant(node: &Node, bytes_per_bit: u32, max_peers: u32, change: impl FnOnce(&mut Superblock)) -> Layout {
+    let (place, bytes) = (Placement::Internal, std::fs::metadata(node.disk()).unwrap().len());
+    let layout =
+        Layout::compute_coarse(Format::V09, place, bytes, max_peers, Striping::default(), bytes_per_bit).unwrap();
+    let mut superblock = Superblock::fresh(&layout);
+    change(&mut superblock);
+    write_at(node, layout.superblock, &superblock.encode());
+    (0..8).for_each(|block| write_at(node, layout.activity_log_block_offset(block), &initialised_block()));
+    layout
+}
+
+fn write_at(node: &Node, offset: u64, bytes: &[u8]) {
+    std::fs::File::options().write(true).open(node.disk()).unwrap().write_all_at(bytes, offset).unwrap();
+}
+
+fn superblock_of(node: &Node, layout: &Layout) -> Superblock {
+    let mut block = [0; 4096];
+    std::fs::File::open(node.disk()).unwrap().read_exact_at(&mut block, layout.superblock).unwrap();
+    let bytes = std::fs::metadata(node.disk()).unwrap().len();
+    UnverifiedSuperblock::decode(&block).unwrap().judge(layout.placement, bytes).unwrap().0
+}
+
+#[test]
+fn a_coarse_bitmap_is_not_attached() {
+    let node = Node::new(0, addresses());
+    plant(&node, 65536, 1, |_| ());
+    let before = std::fs::read(node.disk()).unwrap();
+    let refusal = node.attach().unwrap_err();
+    assert_eq!(refusal.code, Code::Configuration(ConfigurationRefusal::NoMetadata));
+    let expected = "one bit of the bitmap stands for 65536 bytes; only bitmaps with 4096 bytes a bit are served here";
+    assert_eq!((refusal.sentence.as_str(), refusal.next.as_deref()), (expected, None));
+    assert!(std::fs::read(node.disk()).unwrap() == before, "nothing was changed");
+}
+
+#[test]
+fn a_peer_gets_a_slot_of_the_bitmap_that_nobody_has() {
+    let node = Node::new(0, addresses());
+    let layout = plant(&node, 4096, 3, |superblock| {
+        superblock.node_id = NodeId::new(0);
+        superblock.peers[5].bitmap_index = Some(0);
+        superblock.peers[7].bitmap_index = Some(2);
+    });
+    node.attach().unwrap();
+    node.command(Command::Primary { force: true }).unwrap();
+    let mut client = node.open("data").unwrap();
+    client.write(1 << 20, &[1; 4096], false).unwrap();
+    drop(client);
+    node.stop().unwrap();
+    let peers = superblock_of(&node, &layout).peers;
+    assert_eq!([1, 5, 7].map(|peer: usize| peers[peer].bitmap_index), [Some(1), Some(0), Some(2)]);
+}
+
+#[test]
+fn a_disk_whose_slots_all_belong_to_others_is_refused() {
+    let node = Node::new(0, addresses());
+    plant(&node, 4096, 1, |superblock| superblock.peers[5].bitmap_index = Some(0));
+    let refusal = node.attach().unwrap_err();
+    assert_eq!(refusal.sentence, "bitmap slots: 1 needed for the configured peers, 0 free of 1");
+    assert_eq!(refusal.next, None, "new metadata would lose what the slot says");
+}
+
+#[test]
+fn metadata_that_cannot_be_read_is_not_to_be_replaced() {
+    let node = Node::new(0, addresses());
+    let layout = plant(&node, 4096, 1, |_| ());
+    for (at, bytes, words, next) in [
+        (0x44, &[1][..], "al_offset", None),
+        (0x3C, &0x8374_026E_u32.to_be_bytes(), "metadata of a newer version (magic 0x8374026e)", None),
+        (0x3C, &[0; 4], "no metadata found", Some("create-md data")),
+    ] {
+        write_at(&node, layout.superblock + at, bytes);
+        let refusal = node.attach().unwrap_err();
+        assert!(refusal.sentence.contains(words), "{refusal}");
+        assert_eq!(refusal.next.as_deref(), next, "{refusal}");
     }
 }

@@ -10,7 +10,7 @@ use crate::control::status::ResourceStatus;
 use crate::engine::offline::{MetadataPlace, NewMetadata, create_md};
 use crate::engine::{Answer, BackingPaths, NbdListen, PeerAddresses, ResourceHandle, ResourceSpec};
 use crate::io::tcp::StreamOptions;
-use crate::metadata::layout::{Format, Placement, Striping};
+use crate::metadata::layout::{Format, Placement};
 use crate::model::ids::{NodeId, VolumeNumber};
 use crate::replica::event::Command;
 use crate::replica::refusal::Refusal;
@@ -48,7 +48,7 @@ impl Node {
         let disk = directory.path().join("disk");
         std::fs::File::create(&disk).unwrap().set_len(DISK_BYTES).unwrap();
         let place = MetadataPlace { path: disk, placement: Placement::Internal };
-        let new = NewMetadata { format: Format::V08, max_peers: 1, striping: Striping::default(), force: false };
+        let new = NewMetadata::plain(Format::V08, 1);
         create_md(&place, &new).unwrap();
         let mut spec = spec(&directory, number, addresses);
         tune(&mut spec);
@@ -131,7 +131,7 @@ fn spec(directory: &tempfile::TempDir, number: u8, addresses: [SocketAddr; 2]) -
             seed: [number; 32],
         },
         peers: vec![PeerAddresses { mine, peer, stream: StreamOptions::default() }],
-        backing: vec![Some(BackingPaths { data, metadata: None })],
+        backing: vec![Some(BackingPaths { data, metadata: None, slot: None })],
         nbd: vec![NbdListen::Unix(directory.path().join("nbd"))],
         direct: true,
         lock_patience: PATIENCE,

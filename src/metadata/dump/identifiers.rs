@@ -101,9 +101,10 @@ pub enum GenerationLineError {
 }
 
 /// The line of `get-gi`: current, bitmap and two history generations, then the flags. `peer_index` is the node id of
-/// the peer; v08 has one peer, 0.
+/// the peer; v08 has one peer, whatever its node id.
 #[must_use]
 pub fn get_gi(superblock: &Superblock, peer_index: usize) -> String {
+    let peer_index = entry(superblock, peer_index);
     let generations = &superblock.generations;
     let bitmap = generations.bitmap.get(peer_index).copied().unwrap_or_default();
     let mut line = format!("{}:{}:{}:{}", generations.current, bitmap, generations.history[0], generations.history[1]);
@@ -111,6 +112,14 @@ pub fn get_gi(superblock: &Superblock, peer_index: usize) -> String {
         line.push_str(if is_set(superblock, peer_index, column.place) { ":1" } else { ":0" });
     }
     line
+}
+
+/// Where the generation of the bitmap of a peer is kept.
+fn entry(superblock: &Superblock, peer_index: usize) -> usize {
+    match superblock.format {
+        Format::V08 => 0,
+        Format::V09 => peer_index,
+    }
 }
 
 fn is_set(superblock: &Superblock, peer_index: usize, place: Place) -> bool {
@@ -123,6 +132,7 @@ fn is_set(superblock: &Superblock, peer_index: usize, place: Place) -> bool {
 /// Applies a line as `set-gi` does: an empty field keeps what is there, and fields may be missing at the end. Nothing
 /// changes if any field is wrong.
 pub fn set_gi(superblock: &mut Superblock, peer_index: usize, line: &str) -> Result<(), GenerationLineError> {
+    let peer_index = entry(superblock, peer_index);
     let mut changed = superblock.clone();
     let format = superblock.format;
     let (columns, found) = (columns(format), line.split(':').count());

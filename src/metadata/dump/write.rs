@@ -62,9 +62,9 @@ fn write_v09_head(superblock: &Superblock, layout: &Layout, out: &mut impl Write
     writeln!(out, "node-id {};", superblock.node_id.map_or(-1, |id| i32::from(id.number())))?;
     writeln!(out, "current-uuid 0x{};", superblock.generations.current)?;
     writeln!(out, "flags 0x{:08X};", superblock.flags.0)?;
-    // Tools before 9.27 stop at the word; all read a text without it as zero.
+    // Tools before 9.27 stop at the word, and all read a text without it as zero: so it is said to people only.
     if superblock.members != 0 {
-        writeln!(out, "members 0x{:016X};", superblock.members)?;
+        writeln!(out, "# members 0x{:016X};", superblock.members)?;
     }
     for (node, (entry, generation)) in superblock.peers.iter().zip(&superblock.generations.bitmap).enumerate() {
         writeln!(out, "peer[{node}] {{")?;

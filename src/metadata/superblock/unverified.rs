@@ -6,7 +6,8 @@
 use bytes::Buf;
 
 use super::{
-    MAGIC_AT, MAGIC_V08, MAGIC_V08_UNCLEAN, MAGIC_V09, PEER_ENTRIES, PeerEntry, PeerFlags, Superblock, SuperblockError,
+    MAGIC_AT, MAGIC_V08, MAGIC_V08_UNCLEAN, MAGIC_V09, MAGICS_NEWER, MAGICS_OLDER, PEER_ENTRIES, PeerEntry, PeerFlags,
+    Superblock, SuperblockError,
 };
 use crate::metadata::METADATA_BLOCK_BYTES;
 use crate::metadata::layout::{Format, Layout, PEERS_MAX, Placement, Striping};
@@ -33,8 +34,16 @@ impl UnverifiedSuperblock {
             MAGIC_V08 => Ok(decode_v08(block, false)),
             MAGIC_V08_UNCLEAN => Ok(decode_v08(block, true)),
             MAGIC_V09 => Ok(decode_v09(block)),
+            magic if MAGICS_NEWER.contains(&magic) => Err(SuperblockError::NewerVersion { magic }),
+            magic if MAGICS_OLDER.contains(&magic) => Err(SuperblockError::OlderVersion { magic }),
             magic => Err(SuperblockError::NoMetadata { magic }),
         }
+    }
+
+    /// Whether the block is metadata of any version, also one that cannot be read here.
+    #[must_use]
+    pub fn is_metadata(bytes: &[u8]) -> bool {
+        Self::decode(bytes).map_or_else(|error| !error.is_absence(), |_| true)
     }
 
     /// Which format the magic names.
