@@ -197,7 +197,7 @@ impl Story {
         let (uri, folder) = (self.primary().nbd_uri(RAW), self.cluster.scratch().to_owned());
         let moment = FIO_BYTES / 1024 / 8 + self.dice.below(FIO_BYTES / 1024);
         std::thread::scope(|scope| {
-            let fio = scope.spawn(|| clients::fio_verify(&uri, &folder, FIO_JOBS, FIO_BYTES, 1));
+            let fio = scope.spawn(|| clients::fio_verify(&uri, &folder, FIO_JOBS, FIO_BYTES, None));
             wait_written(self.primary(), moment);
             self.node_mut(was_alpha).kill9();
             fio.join().expect("fio finds what it wrote");
@@ -218,7 +218,7 @@ impl Story {
         let (uri, folder) = (self.primary().nbd_uri(RAW), self.cluster.scratch().to_owned());
         let moment = FIO_BYTES / 1024 / 8 + self.dice.below(FIO_BYTES / 1024);
         std::thread::scope(|scope| {
-            let fio = scope.spawn(|| clients::fio_verify(&uri, &folder, FIO_JOBS, FIO_BYTES, 1));
+            let fio = scope.spawn(|| clients::fio_verify(&uri, &folder, FIO_JOBS, FIO_BYTES, None));
             wait_written(self.primary(), moment);
             self.cluster.cut(self.primary());
             work.wait_for(20 + self.dice.below(50));
