@@ -9,6 +9,7 @@ mod database;
 mod demo;
 mod drbdmeta;
 mod endurance;
+mod failing_disks;
 mod harness;
 mod hostile;
 mod huge;

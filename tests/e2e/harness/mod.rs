@@ -11,6 +11,7 @@ pub(crate) mod cluster;
 pub(crate) mod configuration;
 pub(crate) mod disks;
 pub(crate) mod drbdmeta;
+pub(crate) mod failing;
 pub(crate) mod filesystem;
 pub(crate) mod load;
 pub(crate) mod nbd;
