@@ -2,6 +2,7 @@
 //!
 //! Run as root: `cargo test --release --test e2e`. `SHIMAI_E2E_ROUNDS=20` tells the random stories twenty times.
 
+mod administration;
 mod bad_input;
 mod bring_up;
 mod crashes;
