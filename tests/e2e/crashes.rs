@@ -69,6 +69,7 @@ fn primary_returns(protocol: char, formats: [Format; 2]) {
     let mut dice = Dice::new(seed(1));
     let mut ledger = Ledger::default();
     for _ in 0..rounds(1) {
+        cluster.wait_written_back();
         let blocks = blocks(&mut dice);
         let load = load(&cluster.a, &blocks, &mut dice, ledger);
         load.wait_for(200 + dice.below(2000));
@@ -92,6 +93,7 @@ fn failover(protocol: char, formats: [Format; 2]) {
     // Of the last round: written after the node that dies now was attached.
     let mut earlier: Vec<u64> = Vec::new();
     for _ in 0..rounds(1) {
+        cluster.wait_written_back();
         let blocks = blocks(&mut dice);
         let load_before = load(&cluster.a, &blocks, &mut dice, Ledger::default());
         load_before.wait_for(200 + dice.below(2000));
@@ -142,6 +144,7 @@ fn secondary_returns(protocol: char, formats: [Format; 2]) {
     // Of the last round: written after the node that dies now was attached.
     let mut earlier: Vec<u64> = Vec::new();
     for _ in 0..rounds(1) {
+        cluster.wait_written_back();
         let blocks = blocks(&mut dice);
         let writes_before = ledger.writes();
         let load = load(&cluster.a, &blocks, &mut dice, ledger);
@@ -168,6 +171,7 @@ fn both_die(protocol: char, formats: [Format; 2]) {
     let mut dice = Dice::new(seed(300));
     let mut ledger = Ledger::default();
     for _ in 0..rounds(1) {
+        cluster.wait_written_back();
         let blocks = blocks(&mut dice);
         let load = load(&cluster.a, &blocks, &mut dice, ledger);
         load.wait_for(200 + dice.below(1000));

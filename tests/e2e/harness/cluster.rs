@@ -6,7 +6,7 @@ use super::drbdmeta::Place;
 use super::network::Network;
 use super::node::Node;
 use super::tools::assert_root;
-use super::wait::{LONG, SHORT};
+use super::wait::{LONG, SHORT, until};
 use shimai::control::status::{PeerStatus, ResourceStatus};
 use shimai::model::state::{ConnectionState, DiskState, Role};
 use std::fs;
@@ -137,6 +137,19 @@ impl Cluster {
     pub(crate) fn assert_in_sync_and_identical(&self) {
         self.wait_in_sync();
         self.assert_identical();
+    }
+
+    /// Waits until the disks' own bitmaps, too, say that nothing differs; bits are written back within seconds, and a crash
+    /// before that has them resynced once more.
+    pub(crate) fn wait_written_back(&self) {
+        for node in self.nodes() {
+            until(&format!("{}: the bitmap is written back", node.name), SHORT, || {
+                match node.metadata.iter().map(Place::marked_kib).sum() {
+                    0_u64 => Ok(()),
+                    marked => Err(format!("{marked} KiB are marked")),
+                }
+            });
+        }
     }
 
     /// Packets are lost until `heal`; returns when `survivor` has noticed.

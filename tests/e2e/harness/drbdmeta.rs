@@ -56,7 +56,12 @@ impl Place {
     pub(crate) fn named_kib(&self, copy: &Path) -> u64 {
         let copy = self.copied_to(copy);
         copy.drbdmeta(&["apply-al"]);
-        let dump = copy.drbdmeta(&["dump-md"]);
+        copy.marked_kib()
+    }
+
+    /// KiB that the bitmap alone names, also while the node is at work.
+    pub(crate) fn marked_kib(&self) -> u64 {
+        let dump = self.drbdmeta(&["dump-md"]);
         let bits = dump.lines().filter_map(|line| line.trim().strip_prefix("# bits-set ")?.strip_suffix(';'));
         let bits: Vec<u64> = bits.map(|bits| bits.parse().expect("drbdmeta prints a number")).collect();
         assert!(!bits.is_empty(), "no number of bits in\n{dump}");
