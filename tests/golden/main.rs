@@ -2,4 +2,5 @@
 
 mod config;
 mod metadata;
+mod options;
 mod wire;
