@@ -170,6 +170,19 @@ fn the_tables_allow_nothing_that_nobody_uses() {
 }
 
 #[test]
+fn the_readme_names_every_page() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("there is one");
+    let pages: Vec<String> = sources("docs", "md").into_iter().map(|(path, _)| path).collect();
+    assert_eq!(unnamed(&pages, &readme), Vec::<&String>::new());
+    assert_eq!(unnamed(&["docs/new.md".into()], &readme), ["docs/new.md"]);
+}
+
+/// Pages without a link.
+fn unnamed<'a>(pages: &'a [String], readme: &str) -> Vec<&'a String> {
+    pages.iter().filter(|page| !readme.contains(&format!("({page})"))).collect()
+}
+
+#[test]
 fn the_root_declares_folders_and_nothing_else() {
     assert_clean(sources("src", "rs"), root_contents);
     let planted =
