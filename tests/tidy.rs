@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Who may import whom. Rows from the ground up; a folder may always import itself.
+/// Who may import whom: a folder, or of a folder one module. Rows from the ground up; a folder may always import itself.
 const LAYERS: &[(&str, &[&str])] = &[
     ("model", &[]),
     // Beside them all. It makes `model::time::Instant`s, since only a clock can.
@@ -17,61 +17,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &["model"]),
     ("config", &["model"]),
     ("control", &["model"]),
-    ("activity_log", &["model", "metadata"]),
-    ("bitmap", &["model", "metadata", "wire"]),
-    ("generation", &["model", "metadata", "wire"]),
-    ("nbd", &["model"]),
-    ("replica", &["model", "metadata", "wire", "config", "control", "activity_log", "bitmap", "generation"]),
-    (
-        "engine",
-        &[
-            "model",
-            "io",
-            "metadata",
-            "wire",
-            "config",
-            "control",
-            "activity_log",
-            "bitmap",
-            "generation",
-            "nbd",
-            "replica",
-        ],
-    ),
-    (
-        "daemon",
-        &[
-            "model",
-            "io",
-            "metadata",
-            "wire",
-            "config",
-            "control",
-            "activity_log",
-            "bitmap",
-            "generation",
-            "nbd",
-            "replica",
-            "engine",
-        ],
-    ),
-    // Talks to the daemon over `control`, never to its insides. Of the engine it uses `offline`: metadata of idle disks.
-    (
-        "cli",
-        &[
-            "model",
-            "io",
-            "metadata",
-            "wire",
-            "config",
-            "control",
-            "activity_log",
-            "bitmap",
-            "generation",
-            "nbd",
-            "engine",
-        ],
-    ),
+    ("activity_log", &["model"]),
+    ("bitmap", &["model"]),
+    ("generation", &["model"]),
+    ("nbd", &[]),
+    ("replica", &["model", "metadata", "wire", "control", "activity_log", "bitmap", "generation"]),
+    ("engine", &["model", "io", "metadata", "wire", "control", "nbd", "replica"]),
+    ("daemon", &["model", "io", "metadata", "wire", "config", "control", "replica", "engine"]),
+    // Talks to the daemon over `control`, never to its insides. Of the engine it uses metadata of idle disks only.
+    ("cli", &["io", "metadata", "config", "control", "nbd", "engine::offline"]),
     ("bin", &["cli", "daemon"]),
 ];
 
@@ -79,20 +33,38 @@ const LAYERS: &[(&str, &[&str])] = &[
 const PURE: &[&str] =
     &["model", "metadata", "wire", "config", "control", "activity_log", "bitmap", "generation", "replica", "nbd"];
 
+/// What pure code takes from the standard library: values, none of which knows where it runs.
+const PURE_STD: &[&str] =
+    &["array", "cmp", "collections", "fmt", "hint", "iter", "mem", "ops", "ptr", "str", "sync", "time"];
+
+/// Whose code pure code uses besides: bytes, numbers, names, digests. `proptest` is for tests.
+const PURE_CRATES: &[&str] =
+    &["bytes", "crc32c", "hmac", "md5", "serde", "serde_json", "sha1", "sha2", "slab", "thiserror"];
+
 /// What pure code does not say, and what it says instead.
 const IMPURE_WORDS: &[(&str, &str)] = &[
-    ("std::fs", "ask for an action, or take the bytes as an argument"),
-    ("std::net", "addresses are in core::net; sockets belong to io"),
-    ("std::thread", "one owner, one loop"),
-    ("std::process", "ask for an action"),
-    ("tokio", "futures stay in engine, daemon and io"),
     ("Instant::now", "time is an argument"),
     ("SystemTime", "time is an argument"),
     ("HashMap", "BTreeMap: order must not depend on the run"),
     ("HashSet", "BTreeSet: order must not depend on the run"),
-    ("async fn", "futures stay in engine, daemon and io"),
+    ("async", "futures stay in engine, daemon and io"),
+    ("await", "futures stay in engine, daemon and io"),
     ("rand", "randomness is a seed or an event"),
+    ("static mut", "state has an owner"),
+    ("thread_local", "state has an owner"),
+    ("OnceLock", "state has an owner"),
+    ("LazyLock", "state has an owner"),
+    ("Mutex", "one owner, no locks"),
+    ("RwLock", "one owner, no locks"),
+    ("Condvar", "one owner, no locks"),
+    ("mpsc", "ask for an action"),
+    ("atomic", "one owner, one loop"),
+    ("println", "ask for an action"),
+    ("eprintln", "ask for an action"),
 ];
+
+/// The one exception: reads once which bug to plant, and is compiled to nothing without the feature `mutants`.
+const PURE_EXCEPTION: &str = "src/replica/mutants.rs";
 
 /// What stands nowhere in the repository.
 const FORBIDDEN: &[&str] = &[
@@ -162,12 +134,60 @@ fn the_table_of_layers_names_every_folder_once_and_has_no_cycle() {
         let earlier = &LAYERS[..row];
         assert!(earlier.iter().all(|(other, _)| other != folder), "{folder} stands in two rows");
         for target in *below {
-            assert!(earlier.iter().any(|(other, _)| other == target), "{folder} -> {target} does not point down");
+            let above = target.split("::").next();
+            assert!(earlier.iter().any(|(other, _)| Some(*other) == above), "{folder} -> {target} does not point down");
         }
     }
     for folder in folders_of_src() {
         assert!(LAYERS.iter().any(|(known, _)| *known == folder), "src/{folder} has no row in the table");
     }
+}
+
+/// What is allowed and not used is a hole that nobody watches.
+#[test]
+fn the_tables_allow_nothing_that_nobody_uses() {
+    let files = sources("src", "rs");
+    let mut unused = Vec::new();
+    for (folder, below) in LAYERS.iter().filter(|(folder, _)| *folder != "bin") {
+        let own = files.iter().filter(|(path, _)| folder_of(path) == Some(folder));
+        let used: Vec<Import> = own.flat_map(|(_, text)| imports(&code_of(text), "crate::")).collect();
+        let idle = below.iter().filter(|target| !used.iter().any(|import| import.is_in(target)));
+        unused.extend(idle.map(|target| format!("{folder} -> {target}")));
+    }
+    assert_eq!(unused, Vec::<String>::new());
+    let is_pure = |path: &str| folder_of(path).is_some_and(|folder| PURE.contains(&folder));
+    let pure: Vec<String> = files.iter().filter(|(path, _)| is_pure(path)).map(|(_, text)| code_of(text)).collect();
+    for name in PURE_CRATES {
+        assert!(pure.iter().any(|code| has_word(code, &format!("{name}::"))), "no pure folder uses {name}");
+    }
+    for module in PURE_STD {
+        assert!(pure.iter().any(|code| imports(code, "std::").iter().any(|import| import.is_in(module))), "{module}");
+    }
+    assert!(
+        fs::read_to_string(root().join(PURE_EXCEPTION)).is_ok_and(|text| text.contains("std::env")),
+        "it is needed"
+    );
+}
+
+#[test]
+fn the_readme_names_every_page() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("there is one");
+    let pages: Vec<String> = sources("docs", "md").into_iter().map(|(path, _)| path).collect();
+    assert_eq!(unnamed(&pages, &readme), Vec::<&String>::new());
+    assert_eq!(unnamed(&["docs/new.md".into()], &readme), ["docs/new.md"]);
+}
+
+/// Pages without a link.
+fn unnamed<'a>(pages: &'a [String], readme: &str) -> Vec<&'a String> {
+    pages.iter().filter(|page| !readme.contains(&format!("({page})"))).collect()
+}
+
+#[test]
+fn the_root_declares_folders_and_nothing_else() {
+    assert_clean(sources("src", "rs"), root_contents);
+    let planted =
+        "//! Words.\n\npub mod wire;\n#[allow(unsafe_code, reason = \"io\")]\npub mod io;\nuse engine::Loop;\n";
+    assert_eq!(lines(root_contents("src/lib.rs", planted)), [6]);
 }
 
 #[test]
@@ -179,6 +199,18 @@ fn a_planted_arrow_that_points_up_is_caught() {
     let inline = "//! Words.\nfn f() { crate::daemon::start() }\n";
     assert_eq!(lines(arrows_up("src/engine.rs", inline)), [2]);
     assert_eq!(lines(arrows_up("src/bin/shimaid.rs", "//! Words.\nfn main() { shimai::engine::run() }\n")), [2]);
+    let within_reach = "//! Words.\nuse crate::engine::offline::{self, create_md};\nuse crate::engine::{offline};\n";
+    assert_eq!(arrows_up("src/cli/metadata.rs", within_reach), []);
+    let beside_it =
+        "//! Words.\nuse crate::engine::{\n    offline::create_md,\n    resource::Loop,\n};\nuse crate::engine;\n";
+    assert_eq!(lines(arrows_up("src/cli/metadata.rs", beside_it)), [4, 6]);
+    let climbing = "//! Words.\nuse super::super::engine::Loop;\nuse super::framing;\n\nmod inner {\n    use super::super::engine;\n    use super::super::super::engine;\n}\n";
+    assert_eq!(lines(arrows_up("src/wire/data.rs", climbing)), [2, 7]);
+    assert_eq!(lines(arrows_up("src/wire/mod.rs", "//! Words.\nuse super::{model::ids, engine::Loop};\n")), [2]);
+    assert_eq!(lines(arrows_up("src/wire.rs", "//! Words.\nuse super::engine;\n")), [2]);
+    for renamed in ["use crate as shimai;", "use crate::{self as shimai};", "extern crate self as shimai;"] {
+        assert_eq!(lines(arrows_up("src/wire/data.rs", &format!("//! Words.\n{renamed}\n"))), [2], "{renamed}");
+    }
     let down =
         "//! See crate::engine.\nuse crate::model::{ids, time};\nuse crate::wire::{data::{Head, Tail}, framing};\n";
     assert_eq!(arrows_up("src/replica/mod.rs", down), []);
@@ -190,6 +222,31 @@ fn a_planted_clock_in_pure_code_is_caught() {
     assert_eq!(lines(impurities("src/replica/peer.rs", clock)), [2]);
     assert_eq!(lines(impurities("src/wire/mod.rs", "use std::{fmt, net::IpAddr};\n")), [1]);
     assert_eq!(impurities("src/engine/resource.rs", clock), []);
+    let planted = [
+        "use tokio::time;",
+        "use tokio_uring::fs::File;",
+        "use io_uring::IoUring;",
+        "let pid = nix::unistd::getpid();",
+        "libc::getpid();",
+        "use memmap2::Mmap;",
+        "let home = std::env::var(\"HOME\");",
+        "use std::os::fd::AsFd;",
+        "use std as s;",
+        "static SEEN: std::sync::OnceLock<u32> = std::sync::OnceLock::new();",
+        "static COUNT: AtomicU64 = std::sync::atomic::AtomicU64::new(0);",
+        "let later = async { 1 };",
+        "let later = async move { 1 };",
+        "let now = later.await;",
+    ];
+    for line in planted {
+        let faults = impurities("src/replica/peer.rs", &format!("//! Words.\n{line}\n"));
+        assert!(!faults.is_empty() && faults.iter().all(|fault| fault.line == 2), "{line}: {faults:?}");
+        assert_eq!(impurities(PURE_EXCEPTION, line), [], "the exception");
+    }
+    let group = "//! Words.\nuse std::{\n    collections::BTreeMap,\n    fmt,\n    sync::{\n        Arc,\n        RwLock,\n    },\n    fs,\n};\n";
+    assert_eq!(lines(impurities("src/wire/mod.rs", group)), [7, 9]);
+    let pure = "//! Words.\nuse std::{cmp, collections::BTreeMap, sync::Arc};\nuse bytes::Bytes;\nlet nix = a.tokio;\n";
+    assert_eq!(impurities("src/wire/mod.rs", pure), []);
     let only_in_tests =
         "//! HashMap.\nfn operand() {}\n#[cfg(test)]\nmod tests {\n    use std::collections::HashMap;\n}\n";
     assert_eq!(impurities("src/bitmap/mod.rs", only_in_tests), []);
@@ -227,31 +284,112 @@ fn a_planted_file_without_an_opening_is_caught() {
 fn arrows_up(path: &str, text: &str) -> Vec<Fault> {
     let Some(folder) = folder_of(path) else { return Vec::new() };
     let below = LAYERS.iter().find(|(name, _)| *name == folder).map_or(&[][..], |(_, below)| below);
-    let root = if folder == "bin" { "shimai::" } else { "crate::" };
-    imports(&code_of(text), root)
-        .into_iter()
-        .filter(|(_, target)| target != folder && LAYERS.iter().any(|(name, _)| name == target))
-        .filter(|(_, target)| !below.contains(&target.as_str()))
-        .map(|(line, target)| fault(path, line, format!("{folder} -> {target} points up or sideways")))
-        .collect()
-}
-
-/// Words that pure folders do not say; what stands in a test module may.
-fn impurities(path: &str, text: &str) -> Vec<Fault> {
-    let is_pure = folder_of(path).is_some_and(|folder| PURE.contains(&folder));
-    if !is_pure || path.ends_with("/tests.rs") || path.contains("/tests/") {
-        return Vec::new();
-    }
-    let mut faults = Vec::new();
-    for (number, line) in without_tests(&code_of(text)).lines().enumerate() {
-        let line = spread_std_group(line);
-        for (word, instead) in IMPURE_WORDS {
-            if has_word(&line, word) {
-                faults.push(fault(path, number + 1, format!("`{word}` in a pure folder: {instead}")));
-            }
+    let code = code_of(text);
+    let mut found = imports(&code, if folder == "bin" { "shimai::" } else { "crate::" });
+    found.extend(climbs(path, &code));
+    found.retain(|import| !import.is_in(folder) && LAYERS.iter().any(|(name, _)| import.is_in(name)));
+    found.retain(|import| !below.iter().any(|target| import.is_in(target)));
+    found.sort_by_key(|import| import.line);
+    // A group that goes deeper is one arrow.
+    found.dedup_by(|one, other| one.line == other.line && one.folder() == other.folder());
+    let arrow = |import: Import| fault(path, import.line, format!("{folder} -> {} points up or sideways", import.path));
+    let mut faults: Vec<Fault> = found.into_iter().map(arrow).collect();
+    for (number, line) in code.lines().enumerate() {
+        if ["crate as", "crate::{self as", "crate self as"].iter().any(|words| has_word(line, words)) {
+            faults.push(fault(path, number + 1, "the root goes by no other name".into()));
         }
     }
     faults
+}
+
+/// What `super::super::` reaches at the root, or `super::` from the folder's own file.
+fn climbs(path: &str, code: &str) -> Vec<Import> {
+    let inside = path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
+    let depth = inside.split('/').count();
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("super::") {
+        if code[..at].ends_with(|c: char| is_word(c) || c == ':') {
+            continue;
+        }
+        let (mut after, mut steps) = (at, 0);
+        while code[after..].starts_with("super::") {
+            (after, steps) = (after + "super::".len(), steps + 1);
+        }
+        if steps == depth + inline_modules(&code[..at]) {
+            found.extend(expand(code, after, ""));
+        }
+    }
+    found
+}
+
+/// How many `mod name {` are open at the end: rustfmt closes each at the column where it began.
+fn inline_modules(code: &str) -> usize {
+    let mut open: Vec<usize> = Vec::new();
+    for line in code.lines() {
+        let words = line.trim_start();
+        let column = line.len() - words.len();
+        let is_module = has_word(words, "mod") && words.trim_end().ends_with('{');
+        if is_module {
+            open.push(column);
+        } else if words.starts_with('}') && open.last() == Some(&column) {
+            open.pop();
+        }
+    }
+    open.len()
+}
+
+/// What pure folders do not use or say; what stands in a test module may.
+fn impurities(path: &str, text: &str) -> Vec<Fault> {
+    let is_pure = folder_of(path).is_some_and(|folder| PURE.contains(&folder));
+    if !is_pure || path == PURE_EXCEPTION || path.ends_with("/tests.rs") || path.contains("/tests/") {
+        return Vec::new();
+    }
+    let code = code_of(text);
+    let code = without_tests(&code);
+    let mut faults = Vec::new();
+    for import in imports(code, "std::") {
+        if !PURE_STD.iter().any(|module| import.is_in(module)) {
+            faults.push(fault(path, import.line, format!("`std::{}` in a pure folder", import.path)));
+        }
+    }
+    let foreign: Vec<String> =
+        dependencies().into_iter().filter(|name| !PURE_CRATES.contains(&name.as_str())).collect();
+    for (number, line) in code.lines().enumerate() {
+        let plain = without_strings(line);
+        let of_others = foreign.iter().filter(|name| has_word(&plain, &format!("{name}::")));
+        faults.extend(of_others.map(|name| fault(path, number + 1, format!("`{name}` in a pure folder"))));
+        let words = IMPURE_WORDS.iter().filter(|(word, _)| has_word(&plain, word));
+        faults.extend(
+            words.map(|(word, instead)| fault(path, number + 1, format!("`{word}` in a pure folder: {instead}"))),
+        );
+        if has_word(&plain, "std as") {
+            faults.push(fault(path, number + 1, "the standard library goes by no other name".into()));
+        }
+    }
+    faults.sort_by_key(|fault| fault.line);
+    faults
+}
+
+/// What the package depends on, as it is spelled in code.
+fn dependencies() -> Vec<String> {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("the package has one");
+    let section = manifest.split("\n[").find_map(|section| section.strip_prefix("dependencies]"));
+    let lines = section.expect("the package has dependencies").lines();
+    let names = lines.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.trim());
+    names.map(|name| if name == "md-5" { "md5".to_owned() } else { name.replace('-', "_") }).collect()
+}
+
+/// The root of the library is exempt from the table, so it holds nothing that the table could be about.
+fn root_contents(path: &str, text: &str) -> Vec<Fault> {
+    if path != "src/lib.rs" {
+        return Vec::new();
+    }
+    let code = code_of(text);
+    let strange = code.lines().enumerate().filter(|(_, line)| {
+        let declares = line.strip_prefix("pub mod ").and_then(|rest| rest.strip_suffix(';'));
+        !declares.is_some_and(|name| name.chars().all(is_word)) && !line.starts_with("#[") && !line.trim().is_empty()
+    });
+    strange.map(|(number, line)| fault(path, number + 1, format!("`{line}`: the root declares folders"))).collect()
 }
 
 /// The keyword outside `src/io`.
@@ -289,21 +427,53 @@ fn opening(path: &str, text: &str) -> Vec<Fault> {
     if text.starts_with("//!") { Vec::new() } else { vec![fault(path, 1, "does not begin with `//!`".into())] }
 }
 
-/// Line and first segment of everything imported or named from the root, groups included.
-fn imports(code: &str, root: &str) -> Vec<(usize, String)> {
+/// Something that is imported or named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Import {
+    line: usize,
+    /// From the root on, as far as it is spelled.
+    path: String,
+}
+
+impl Import {
+    fn folder(&self) -> &str {
+        self.path.split("::").next().unwrap_or_default()
+    }
+
+    /// Whether it is the module or in it.
+    fn is_in(&self, module: &str) -> bool {
+        self.path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    }
+}
+
+/// Everything imported or named from a root, each member of a group by itself.
+fn imports(code: &str, root: &str) -> Vec<Import> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices(root) {
-        if code[..at].ends_with(|c: char| is_word(c) || c == ':') {
-            continue;
-        }
-        let after = at + root.len();
-        let starts = if code[after..].starts_with('{') { group_members(code, after) } else { vec![after] };
-        for start in starts {
-            let segment: String = code[start..].chars().take_while(|c| is_word(*c)).collect();
-            found.push((code[..start].matches('\n').count() + 1, segment));
+        if !code[..at].ends_with(|c: char| is_word(c) || c == ':') {
+            found.extend(expand(code, at + root.len(), ""));
         }
     }
     found
+}
+
+/// The paths that begin at `at`, below `above`.
+fn expand(code: &str, at: usize, above: &str) -> Vec<Import> {
+    if code[at..].starts_with('{') {
+        return group_members(code, at).into_iter().flat_map(|member| expand(code, member, above)).collect();
+    }
+    let segment: String = code[at..].chars().take_while(|c| is_word(*c)).collect();
+    let path = match (above, segment.as_str()) {
+        // `self` of a group, and `*`.
+        (_, "self" | "") => above.to_owned(),
+        ("", _) => segment.clone(),
+        _ => format!("{above}::{segment}"),
+    };
+    let after = at + segment.len();
+    match code[after..].strip_prefix("::") {
+        Some(_) if !segment.is_empty() => expand(code, after + 2, &path),
+        _ => vec![Import { line: code[..at].matches('\n').count() + 1, path }],
+    }
 }
 
 /// Where the members of the group that opens at `open` begin, nested groups not entered.
@@ -359,14 +529,6 @@ fn without_strings(line: &str) -> String {
 /// What stands before the module of tests, which is last in a file.
 fn without_tests(code: &str) -> &str {
     code.find("#[cfg(test)]\nmod tests {").map_or(code, |at| &code[..at])
-}
-
-/// `use std::{fmt, net::X};` also says `std::net`.
-fn spread_std_group(line: &str) -> String {
-    match line.trim_start().strip_prefix("use std::{") {
-        Some(members) => members.split(',').map(|member| format!("std::{} ", member.trim())).collect(),
-        None => line.to_owned(),
-    }
 }
 
 /// Whether `word` stands there and is not part of a longer word.

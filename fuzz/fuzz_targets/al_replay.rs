@@ -1,7 +1,8 @@
-//! Arbitrary blocks as an activity log: raw ones, and records with a right checksum that say anything.
+//! Arbitrary blocks as an activity log: a ring as it lies on a disk, or blocks made up of raw ones and of records with a
+//! right checksum that say anything.
 #![no_main]
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use shimai::metadata::activity_record::{ActivityRecord, CONTEXT_MAX, RecordKind, UPDATES_MAX, replay};
 use shimai::model::units::ExtentIndex;
@@ -20,8 +21,15 @@ enum Block {
     Torn { number: u32, at: u16 },
 }
 
-fuzz_target!(|blocks: Vec<Block>| {
-    let ring: Vec<[u8; BLOCK]> = blocks.iter().take(BLOCKS_MAX).map(encode).collect();
+fuzz_target!(|input: &[u8]| {
+    let Some((&manner, rest)) = input.split_first() else { return };
+    let ring: Vec<[u8; BLOCK]> = match manner {
+        0 => rest.as_chunks::<BLOCK>().0.iter().take(BLOCKS_MAX).copied().collect(),
+        _ => {
+            let Ok(blocks) = Vec::<Block>::arbitrary(&mut Unstructured::new(rest)) else { return };
+            blocks.iter().take(BLOCKS_MAX).map(encode).collect()
+        }
+    };
     for block in &ring {
         if let Ok(record) = ActivityRecord::decode(block) {
             let again = ActivityRecord::decode(&record.encode());

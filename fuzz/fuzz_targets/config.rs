@@ -1,16 +1,27 @@
-//! Arbitrary bytes as a configuration: accepted or refused in words; what is accepted is printed so that it reads back.
+//! Arbitrary bytes as a configuration of one file or several: accepted or refused in words; what is accepted is printed so
+//! that it reads back.
+//!
+//! ```text
+//!   the main file, which may include the others
+//!   %%% a.res
+//!   another one
+//! ```
 #![no_main]
+
+use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
 use shimai::config::{Config, MemoryFiles, Served};
 
-/// The only file.
+/// The main file.
 const FILE: &str = "shimai.conf";
+/// Begins the line that names the next file.
+const NEXT_FILE: &[u8] = b"%%% ";
 /// Who we are.
 const NODE: &str = "alpha";
 
 fuzz_target!(|input: &[u8]| {
-    let config = match Config::load(FILE, &MemoryFiles::single(FILE, input)) {
+    let config = match Config::load(FILE, &files(input)) {
         Ok(config) => config,
         Err(errors) => {
             assert!(!errors.is_empty(), "a refusal has a reason");
@@ -34,4 +45,15 @@ fuzz_target!(|input: &[u8]| {
 /// Comments name lines of the file, which differ.
 fn without_comments(text: &str) -> Vec<&str> {
     text.lines().filter(|line| !line.trim_start().starts_with('#')).collect()
+}
+
+fn files(input: &[u8]) -> MemoryFiles {
+    let (mut files, mut name) = (BTreeMap::new(), FILE.to_owned());
+    for line in input.split_inclusive(|&byte| byte == b'\n') {
+        match line.strip_prefix(NEXT_FILE) {
+            Some(next) => name = String::from_utf8_lossy(next.trim_ascii()).into_owned(),
+            None => files.entry(name.clone()).or_insert_with(Vec::new).extend_from_slice(line),
+        }
+    }
+    MemoryFiles(files)
 }

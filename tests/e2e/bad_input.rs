@@ -4,7 +4,7 @@ use crate::harness::cluster::{is_connected, is_stand_alone, peer, wait_disk};
 use crate::harness::configuration::RESOURCE;
 use crate::harness::disks::{make_sparse, read_at, write_at};
 use crate::harness::nbd::Nbd;
-use crate::harness::tools::{ended, output, run, spawn, tool};
+use crate::harness::tools::{ended, spawn};
 use crate::harness::{Cluster, Format, LONG, Node, Options, SHORT, Style};
 use shimai::model::state::DiskState;
 use std::fs;
@@ -80,11 +80,7 @@ fn data_of_another_family_is_refused() {
     let cluster = Cluster::with_primary(Options::default());
     cluster.b.ok(&["down", RESOURCE]);
     let generations = "1234567890ABCDEE:0000000000000000:1111111111111110:2222222222222220:1:1:0:0:0:0:0";
-    run(tool("drbdmeta").args(["--force", "-", "v08"]).arg(&cluster.b.disks[0]).args([
-        "internal",
-        "set-gi",
-        generations,
-    ]));
+    cluster.b.metadata[0].set_generations(generations);
     cluster.b.up();
     let found = crate::harness::wait::until("somebody gives up", LONG, || {
         let found = cluster.nodes().into_iter().find(|node| is_stand_alone(&node.status()));
@@ -96,6 +92,16 @@ fn data_of_another_family_is_refused() {
     assert!(why.to_lowercase().contains("unrelated") && why.contains("create-md"), "{why}");
 }
 
+/// File, line and column of the last of some words in a node's configuration.
+fn place(node: &Node, words: &str) -> String {
+    let text = fs::read_to_string(node.config()).expect("the harness wrote it");
+    let mut lines = text.lines().enumerate();
+    let last = words.rfind(' ').map_or(0, |space| space + 1);
+    let found = lines.find_map(|(number, line)| Some((number + 1, line.find(words)? + last + 1)));
+    let (line, column) = found.unwrap_or_else(|| panic!("{words:?} is not in\n{text}"));
+    format!("{}:{line}:{column}", node.config().display())
+}
+
 #[test]
 fn a_typo_is_found_with_line_and_column_and_the_nearest_option() {
     let mut cluster = Cluster::new(Options::default());
@@ -103,13 +109,7 @@ fn a_typo_is_found_with_line_and_column_and_the_nearest_option() {
     cluster.a.edit_config("protocol C", "protocl C");
     let answer = cluster.a.shimai(&["up", RESOURCE]);
     assert!(answer.exit != Some(0), "{answer:?}");
-    let text = fs::read_to_string(cluster.a.config()).expect("the harness wrote it");
-    let (line, column) = text
-        .lines()
-        .enumerate()
-        .find_map(|(number, line)| Some((number + 1, line.find("protocl")? + 1)))
-        .expect("the typo is there");
-    let place = format!("{}:{line}:{column}", cluster.a.config().display());
+    let place = place(&cluster.a, "protocl");
     assert!(answer.err.contains(&place), "{place} is not in {}", answer.err);
     assert!(answer.err.contains("protocol"), "the nearest option is named: {}", answer.err);
 }
@@ -119,7 +119,9 @@ fn a_value_out_of_range_is_refused_with_the_range() {
     let mut cluster = Cluster::new(Options { net: vec!["max-buffers 1"], ..Options::default() });
     cluster.a.start();
     let answer = cluster.a.shimai(&["up", RESOURCE]);
-    assert!(answer.exit != Some(0) && answer.err.contains("max-buffers") && answer.err.contains("32"), "{answer:?}");
+    let sentence = "max-buffers 1 is out of range; it takes a number from 32 to 131072 (pages of 4 KiB)";
+    let place = place(&cluster.a, "max-buffers 1");
+    assert!(answer.exit != Some(0) && answer.err.contains(&format!("{place}: {sentence}")), "{place}: {answer:?}");
 }
 
 #[test]
@@ -133,14 +135,15 @@ fn a_disk_without_metadata_is_not_attached() {
 /// The superblock of v08 metadata is in the last 4 KiB of the disk.
 #[test]
 fn a_torn_superblock_is_not_attached() {
-    let cluster = Cluster::with_primary(Options::default());
+    let cluster = Cluster::with_primary(Options { formats: Format::BOTH_V08, ..Options::default() });
     cluster.b.ok(&["down", RESOURCE]);
     let disk = &cluster.b.disks[0];
     let offset = fs::metadata(disk).expect("it is a file").len() - 4096;
     let whole = read_at(disk, offset, 4096);
     // The magic number is at 0x3c; half of it as of a torn sector.
     write_at(disk, offset + 0x3c, &[0xff, 0xff]);
-    cluster.b.refused(&["up", RESOURCE], 10);
+    let sentence = cluster.b.refused(&["up", RESOURCE], 10);
+    assert!(sentence.contains("(119) no valid metadata found (magic 0xffff026b)"), "{sentence}");
     write_at(disk, offset, &whole);
     cluster.b.up();
     cluster.assert_in_sync_and_identical();
@@ -148,7 +151,7 @@ fn a_torn_superblock_is_not_attached() {
 
 #[test]
 fn a_corrupt_superblock_of_v09_is_not_attached() {
-    let cluster = Cluster::with_primary(Options { format: Format::V09, style: Style::Nine, ..Options::default() });
+    let cluster = Cluster::with_primary(Options { style: Style::Nine, ..Options::default() });
     cluster.b.ok(&["down", RESOURCE]);
     let disk = &cluster.b.disks[0];
     let offset = fs::metadata(disk).expect("it is a file").len() - 4096;
@@ -156,7 +159,8 @@ fn a_corrupt_superblock_of_v09_is_not_attached() {
     // log's place.
     let whole = read_at(disk, offset, 4096);
     write_at(disk, offset + 0x44, &[0x12, 0x34]);
-    cluster.b.refused(&["up", RESOURCE], 10);
+    let sentence = cluster.b.refused(&["up", RESOURCE], 10);
+    assert!(sentence.contains("(119) v09 al_offset: expected -64, found 305463232"), "{sentence}");
     write_at(disk, offset, &whole);
     cluster.b.up();
     cluster.assert_in_sync_and_identical();
@@ -164,7 +168,7 @@ fn a_corrupt_superblock_of_v09_is_not_attached() {
 
 #[test]
 fn another_nodes_disk_is_not_attached() {
-    let options = Options { format: Format::V09, style: Style::Nine, ..Options::default() };
+    let options = Options { style: Style::Nine, ..Options::default() };
     let cluster = Cluster::with_primary(options);
     cluster.b.ok(&["down", RESOURCE]);
     cluster.a.ok(&["secondary", RESOURCE]);
@@ -182,7 +186,7 @@ fn a_lone_node_is_not_promoted_without_up_to_date_data() {
     cluster.a.up();
     wait_disk(&cluster.a, DiskState::Inconsistent);
     let sentence = cluster.a.refused(&["primary", RESOURCE], 17);
-    assert!(sentence.contains("(-2) Need access to UpToDate data"), "{sentence}");
+    assert!(sentence.contains("(-2) Need access to UpToDate data: volume 0 is Inconsistent here"), "{sentence}");
 }
 
 #[test]
@@ -190,14 +194,15 @@ fn an_outdated_node_is_not_promoted() {
     let cluster = Cluster::with_primary(Options::default());
     cluster.b.ok(&["disconnect", RESOURCE]);
     cluster.b.ok(&["outdate", RESOURCE]);
-    cluster.b.refused(&["primary", RESOURCE], 17);
+    let sentence = cluster.b.refused(&["primary", RESOURCE], 17);
+    assert!(sentence.contains("(-2) Need access to UpToDate data: volume 0 is Outdated here"), "{sentence}");
 }
 
 #[test]
 fn there_is_no_second_primary() {
     let cluster = Cluster::with_primary(Options::default());
     let sentence = cluster.b.refused(&["primary", RESOURCE], 11);
-    assert!(sentence.contains("(-1)"), "{sentence}");
+    assert!(sentence.contains("(-1) Multiple primaries not allowed by config"), "{sentence}");
     assert_eq!(cluster.b.ok(&["role", RESOURCE]), "Secondary/Primary\n");
 }
 
@@ -225,45 +230,4 @@ fn a_second_daemon_does_not_get_the_disk() {
     assert!(sentence.contains("(114)") || sentence.contains("in use"), "{sentence}");
     let mut nbd = Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("a Primary serves");
     nbd.write(0, &[1; 4096]).expect("the owner goes on");
-}
-
-/// The Primary's disk is full: sparse on a small tmpfs. The volume goes on with the peer's.
-#[test]
-fn a_full_backing_file_is_let_go_and_the_peers_serves() {
-    let mut cluster = Cluster::new(Options { disk: vec!["on-io-error detach"], ..Options::default() });
-    let small = cluster.scratch().join("small");
-    fs::create_dir(&small).expect("the folder is ours");
-    run(tool("mount").args(["-t", "tmpfs", "-o", "size=16M", "tmpfs"]).arg(&small));
-    let _unmounted = Unmounted(small.clone());
-    let disk = small.join("disk.img");
-    make_sparse(&disk, 64 << 20);
-    cluster.a.edit_config(&cluster.a.disks[0].display().to_string(), &disk.display().to_string());
-    cluster.create_md();
-    cluster.start();
-    cluster.up();
-    cluster.wait_both("connected", is_connected);
-    cluster.a.ok(&["new-current-uuid", "--clear-bitmap", &format!("{RESOURCE}/0")]);
-    cluster.wait_in_sync();
-    cluster.a.ok(&["primary", RESOURCE]);
-    let mut nbd = Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("a Primary serves");
-    for mib in 0..32_u64 {
-        nbd.write(mib << 20, &vec![mib as u8 + 1; 1 << 20]).expect("the peer's disk takes it");
-    }
-    nbd.flush().expect("the flush is done");
-    cluster.a.wait("the disk is let go", SHORT, |status| status.volumes[0].disk == DiskState::Diskless);
-    for mib in 0..32_u64 {
-        let read = nbd.read(mib << 20, 4096).expect("the peer's disk answers");
-        assert_eq!(read, vec![mib as u8 + 1; 4096], "MiB {mib}");
-    }
-    drop(nbd);
-    cluster.a.stop();
-}
-
-/// Unmounts when dropped.
-struct Unmounted(std::path::PathBuf);
-
-impl Drop for Unmounted {
-    fn drop(&mut self) {
-        let _ = output(tool("umount").arg("-l").arg(&self.0));
-    }
 }

@@ -3,7 +3,7 @@
 use crate::harness::cluster::{is_connected, is_in_sync, wait_disk};
 use crate::harness::configuration::RESOURCE;
 use crate::harness::nbd::Nbd;
-use crate::harness::{Cluster, Format, LONG, Options, Style};
+use crate::harness::{Cluster, Format, LONG, MetaDisk, Options, Style};
 use shimai::model::state::DiskState;
 
 /// Fills blank disks with unlike contents, brings the pair up with a first resync, and compares.
@@ -54,7 +54,25 @@ fn a_pair_comes_up_as_in_the_guide() {
 
 #[test]
 fn a_configuration_of_drbd_9_comes_up_too() {
-    first_resync(Options { style: Style::Nine, format: Format::V09, ..Options::default() });
+    first_resync(Options { style: Style::Nine, ..Options::default() });
+}
+
+#[test]
+fn flexible_metadata_in_a_file_of_its_own_serves() {
+    first_resync(Options { meta_disk: MetaDisk::Flexible, ..Options::default() });
+}
+
+#[test]
+fn indexed_metadata_in_a_file_of_its_own_serves() {
+    first_resync(Options { meta_disk: MetaDisk::Indexed, formats: Format::BOTH_V08, ..Options::default() });
+}
+
+/// A node that was made anew beside one that was not: the formats are each node's own affair.
+#[test]
+fn a_pair_with_unlike_formats_comes_up() {
+    for style in [Style::Eight, Style::Nine] {
+        first_resync(Options { style, formats: Format::MIXED, ..Options::default() });
+    }
 }
 
 #[test]

@@ -5,12 +5,12 @@ use crate::harness::configuration::RESOURCE;
 use crate::harness::filesystem::{Disk, Postgres};
 use crate::harness::tools::{run, spawn};
 use crate::harness::wait::until;
-use crate::harness::{Cluster, LONG, Options, seconds};
+use crate::harness::{Cluster, Format, LONG, Options, seconds};
 use std::fs;
 
 #[test]
 fn a_database_survives_the_death_of_the_primary() {
-    let mut cluster = Cluster::with_primary(Options { disk_mib: 512, ..Options::default() });
+    let mut cluster = Cluster::with_primary(Options { disk_mib: 512, formats: Format::MIXED, ..Options::default() });
     let folder = cluster.scratch().to_owned();
     let disk = Disk::attach(&cluster.a);
     disk.format();

@@ -6,17 +6,16 @@
 //! while. After each, the resync has moved no more than the real drbdmeta finds named on the disks, the data areas are
 //! equal, the file system is clean, and pgbench's books balance.
 
-use crate::harness::cluster::{is_connected, peer};
+use crate::harness::cluster::{is_connected, moved_kib, out_of_sync_kib};
 use crate::harness::configuration::RESOURCE;
 use crate::harness::disks::read_at;
 use crate::harness::filesystem::{Disk, Postgres};
 use crate::harness::load::{BLOCK, Dice, Ledger, Load};
 use crate::harness::nbd::Nbd;
-use crate::harness::tools::{kill, run, spawn, tool};
+use crate::harness::tools::{kill, run, spawn};
 use crate::harness::wait::until;
-use crate::harness::{Cluster, LONG, Node, Options, clients, rounds};
+use crate::harness::{Cluster, Format, LONG, Node, Options, clients, rounds, seed};
 use std::fs;
-use std::path::Path;
 use std::process::Child;
 
 const VOLUMES: u16 = 2;
@@ -82,12 +81,12 @@ struct Story {
 }
 
 impl Story {
-    fn begin(protocol: char) -> Self {
-        let options = Options { protocol, volumes: VOLUMES, disk_mib: 256, ..Options::default() };
+    fn begin(protocol: char, formats: [Format; 2]) -> Self {
+        let options = Options { protocol, formats, volumes: VOLUMES, disk_mib: 256, ..Options::default() };
         let story = Self {
             cluster: Cluster::with_primary(options),
             protocol,
-            dice: Dice::new(protocol.into()),
+            dice: Dice::new(seed(protocol.into())),
             is_alpha_primary: true,
             commits: 0,
         };
@@ -177,7 +176,7 @@ impl Story {
         }
         let survivor = if was_alpha { &self.cluster.b } else { &self.cluster.a };
         let dead = self.cluster.other(survivor);
-        let named = named_kib(&self.cluster, dead) + out_of_sync_kib(survivor);
+        let named = self.cluster.named_kib(dead) + out_of_sync_kib(survivor);
         self.node_mut(was_alpha).start();
         let dead = if was_alpha { &self.cluster.a } else { &self.cluster.b };
         dead.up();
@@ -198,7 +197,7 @@ impl Story {
         let (uri, folder) = (self.primary().nbd_uri(RAW), self.cluster.scratch().to_owned());
         let moment = FIO_BYTES / 1024 / 8 + self.dice.below(FIO_BYTES / 1024);
         std::thread::scope(|scope| {
-            let fio = scope.spawn(|| clients::fio_verify(&uri, &folder, FIO_JOBS, FIO_BYTES, 1));
+            let fio = scope.spawn(|| clients::fio_verify(&uri, &folder, FIO_JOBS, FIO_BYTES, None));
             wait_written(self.primary(), moment);
             self.node_mut(was_alpha).kill9();
             fio.join().expect("fio finds what it wrote");
@@ -206,7 +205,7 @@ impl Story {
         self.primary().wait("the Secondary is missed", LONG, |status| !is_connected(status));
         self.commits = work.wait_for(20);
         work.end();
-        let named = named_kib(&self.cluster, self.secondary()) + out_of_sync_kib(self.primary());
+        let named = self.cluster.named_kib(self.secondary()) + out_of_sync_kib(self.primary());
         self.node_mut(was_alpha).start();
         self.secondary().up();
         self.cluster.assert_in_sync_and_identical();
@@ -219,7 +218,7 @@ impl Story {
         let (uri, folder) = (self.primary().nbd_uri(RAW), self.cluster.scratch().to_owned());
         let moment = FIO_BYTES / 1024 / 8 + self.dice.below(FIO_BYTES / 1024);
         std::thread::scope(|scope| {
-            let fio = scope.spawn(|| clients::fio_verify(&uri, &folder, FIO_JOBS, FIO_BYTES, 1));
+            let fio = scope.spawn(|| clients::fio_verify(&uri, &folder, FIO_JOBS, FIO_BYTES, None));
             wait_written(self.primary(), moment);
             self.cluster.cut(self.primary());
             work.wait_for(20 + self.dice.below(50));
@@ -257,36 +256,8 @@ fn wait_written(node: &Node, kib: u64) {
     node.wait("fio is at work", LONG, |status| written(status) >= goal);
 }
 
-/// What the node knows to differ on its peer.
-fn out_of_sync_kib(node: &Node) -> u64 {
-    peer(&node.status()).volumes.iter().map(|volume| volume.out_of_sync_kib).sum()
-}
-
-/// What the node has received and sent since it was started.
-fn moved_kib(node: &Node) -> u64 {
-    peer(&node.status()).volumes.iter().map(|volume| volume.received_kib + volume.sent_kib).sum()
-}
-
-/// What a dead node's disks name as possibly different: bitmap and activity log, as the real drbdmeta reads them in a copy.
-fn named_kib(cluster: &Cluster, node: &Node) -> u64 {
-    let copy = cluster.scratch().join("copy.img");
-    node.disks.iter().map(|disk| named_by(disk, &copy)).sum()
-}
-
-fn named_by(disk: &Path, copy: &Path) -> u64 {
-    fs::copy(disk, copy).expect("there is room");
-    let drbdmeta = |arguments: &[&str]| {
-        run(tool("drbdmeta").args(["--force", "-", "v08"]).arg(copy).arg("internal").args(arguments))
-    };
-    drbdmeta(&["apply-al"]);
-    let dump = drbdmeta(&["dump-md"]);
-    let bits = dump.lines().find_map(|line| line.trim().strip_prefix("# bits-set ")?.strip_suffix(';'));
-    let bits: u64 = bits.and_then(|bits| bits.parse().ok()).unwrap_or_else(|| panic!("no number of bits in\n{dump}"));
-    bits * BLOCK / 1024
-}
-
-fn tell(protocol: char) {
-    let mut story = Story::begin(protocol);
+fn tell(protocol: char, formats: [Format; 2]) {
+    let mut story = Story::begin(protocol, formats);
     for _ in 0..rounds(1) {
         for fate in [Fate::PrimaryDies, Fate::SecondaryDies, Fate::Outage] {
             story.round(fate);
@@ -296,15 +267,15 @@ fn tell(protocol: char) {
 
 #[test]
 fn a_database_and_a_verifying_writer_endure_in_protocol_a() {
-    tell('A');
+    tell('A', Format::BOTH_V08);
 }
 
 #[test]
 fn a_database_and_a_verifying_writer_endure_in_protocol_b() {
-    tell('B');
+    tell('B', Format::BOTH_V09);
 }
 
 #[test]
 fn a_database_and_a_verifying_writer_endure_in_protocol_c() {
-    tell('C');
+    tell('C', Format::MIXED);
 }

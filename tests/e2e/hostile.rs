@@ -1,10 +1,12 @@
 //! Garbage on the sockets of a running pair: the daemon lives, and so do the data.
 
+use crate::harness::cluster::is_connected;
 use crate::harness::configuration::{PORT, RESOURCE};
 use crate::harness::load::{Dice, Ledger, Load};
-use crate::harness::network::address;
-use crate::harness::tools::{nbd_script, run};
-use crate::harness::{Cluster, Options};
+use crate::harness::network::{address, inside};
+use crate::harness::tools::{described, nbd_script, output, run};
+use crate::harness::wait::until;
+use crate::harness::{Cluster, LONG, Options};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -56,15 +58,36 @@ fn garbage_on_the_admin_socket_harms_nobody() {
     assert_eq!(cluster.a.ok(&["role", RESOURCE]), "Primary/Secondary\n");
 }
 
-/// Sent with bash's own sockets, since the port is only reached from inside the namespaces.
+/// Opens one connection, and a second one if a peer that begins well is played: then the packets that say which stream is
+/// which, and a wait for the daemon's own features, 80 bytes. In the end the garbage, which the daemon may cut short.
+const THROW: &str = r#"
+set -e
+trap '' PIPE
+exec 3<>"$2"
+if [ "$3" = as-peer ]; then
+    exec 4<>"$2"
+    printf '\x83\x74\x02\x67\xff\xf2\x00\x00' >&3
+    printf '\x83\x74\x02\x67\xff\xf1\x00\x00' >&4
+    [ "$(timeout 5 head -c 80 <&3 | wc -c)" = 80 ]
+fi
+cat "$1" >&3 || true
+"#;
+
+/// Throws from the other node's address and namespace, since the port is reached only there, with bash's own sockets.
+/// Whether the daemon took it.
+fn throw_at_port(cluster: &Cluster, bytes: &[u8], manner: &str) -> Result<(), String> {
+    let file = cluster.scratch().join("garbage");
+    std::fs::write(&file, bytes).expect("the folder is ours");
+    let port = format!("/dev/tcp/{}/{PORT}", address(0));
+    let mut bash = inside(&cluster.b.namespace, "/bin/bash");
+    let thrown = output(bash.args(["-c", THROW, "throw"]).arg(&file).args([&port, manner]));
+    if thrown.status.success() { Ok(()) } else { Err(described(&bash, &thrown)) }
+}
+
 #[test]
 fn garbage_on_the_replication_port_harms_nobody() {
     let mut cluster = Cluster::with_primary(Options::default());
     let load = Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..1000).collect(), 4, Ledger::default());
-    let (script, file) = (cluster.scratch().join("throw.sh"), cluster.scratch().join("garbage"));
-    let port = format!("/dev/tcp/{}/{PORT}", address(0));
-    let send = format!("for i in 1 2 3 4 5; do ( exec 3<>{port} && cat \"$1\" >&3 ) 2>/dev/null; done; exit 0\n");
-    std::fs::write(&script, send).expect("the folder is ours");
     let mut dice = Dice::new(5);
     // The magic numbers of the three dialects of headers, with commands and lengths that mean something or nothing.
     let beginnings: [&[u8]; 4] = [
@@ -73,15 +96,47 @@ fn garbage_on_the_replication_port_harms_nobody() {
         &[0x83, 0x5a, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff],
         &[0x83, 0x74, 0x02, 0x67, 0xff, 0xf1, 0x00, 0x00, 0x86, 0x20, 0xec, 0x20],
     ];
-    for _ in 0..10 {
-        std::fs::write(&file, garbage(&mut dice, &beginnings)).expect("the folder is ours");
-        let mut bash = crate::harness::network::inside(&cluster.b.namespace, "/bin/bash");
-        run(bash.arg(&script).arg(&file));
+    for _ in 0..50 {
+        throw_at_port(&cluster, &garbage(&mut dice, &beginnings), "as-stranger").expect("the daemon listens");
     }
     load.wait_for(200);
     load.stop();
     cluster.a.assert_alive();
     cluster.assert_in_sync_and_identical();
+}
+
+/// A peer that begins well: the packet that opens the data stream, its features, and then nonsense.
+#[test]
+fn garbage_after_a_handshake_that_began_well_harms_nobody() {
+    let mut cluster = Cluster::with_primary(Options::default());
+    // The port is bravo's while it is connected; a stranger is heard when it is away.
+    cluster.b.ok(&["disconnect", RESOURCE]);
+    cluster.a.wait("the peer has left", LONG, |status| !is_connected(status));
+    let load = Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..1000).collect(), 4, Ledger::default());
+    // An authentication challenge, the protocol, the sizes and the state, each with a length and no meaning.
+    let packets: [&[u8]; 5] = [
+        &[0x83, 0x74, 0x02, 0x67, 0x00, 0x10, 0x00, 0x40],
+        &[0x83, 0x74, 0x02, 0x67, 0x00, 0x0b, 0x00, 0x18],
+        &[0x86, 0x20, 0xec, 0x20, 0x00, 0x00, 0x00, 0x12, 0x00, 0x00, 0x00, 0x40, 0x00, 0x00, 0x00, 0x00],
+        &[0x86, 0x20, 0xec, 0x20, 0xff, 0xff, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00],
+        &[0x83, 0x5a, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff],
+    ];
+    let mut dice = Dice::new(6);
+    for _ in 0..10 {
+        let bytes = [features(), garbage(&mut dice, &packets)].concat();
+        until("the daemon takes a peer", LONG, || throw_at_port(&cluster, &bytes, "as-peer"));
+    }
+    load.wait_for(200);
+    load.stop();
+    cluster.a.assert_alive();
+    cluster.b.ok(&["connect", RESOURCE]);
+    cluster.assert_in_sync_and_identical();
+}
+
+/// Features of a peer with protocol 86 to 101.
+fn features() -> Vec<u8> {
+    let [lowest, none, highest] = [86_u32, 0, 101].map(u32::to_be_bytes);
+    [&[0x83, 0x74, 0x02, 0x67, 0xff, 0xfe, 0x00, 0x48][..], &lowest, &none, &highest, &[0; 60]].concat()
 }
 
 #[test]

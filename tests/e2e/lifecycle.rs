@@ -5,13 +5,13 @@ use crate::harness::configuration::RESOURCE;
 use crate::harness::disks::{make_sparse, read_at};
 use crate::harness::load::{BLOCK, Ledger, Load};
 use crate::harness::nbd::Nbd;
-use crate::harness::{Cluster, LONG, Options};
+use crate::harness::{Cluster, Format, LONG, Options};
 use nix::sys::signal::Signal;
 use shimai::model::state::{ConnectionState, DiskState};
 
 #[test]
 fn a_terminated_primary_ends_in_order_and_needs_no_resync() {
-    let mut cluster = Cluster::with_primary(Options { disk_mib: 256, ..Options::default() });
+    let mut cluster = Cluster::with_primary(Options { disk_mib: 256, formats: Format::MIXED, ..Options::default() });
     let load =
         Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..300).map(|at| at * 200).collect(), 1, Ledger::default());
     load.wait_for(500);
@@ -28,7 +28,7 @@ fn a_terminated_primary_ends_in_order_and_needs_no_resync() {
 
 #[test]
 fn a_primary_terminated_under_load_loses_nothing() {
-    let mut cluster = Cluster::with_primary(Options::default());
+    let mut cluster = Cluster::with_primary(Options { formats: Format::BOTH_V08, ..Options::default() });
     let load = Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..1000).collect(), 2, Ledger::default());
     load.wait_for(500);
     assert_eq!(cluster.a.stop(), Some(0));
@@ -51,8 +51,12 @@ fn down_is_refused_while_an_application_has_the_volume_open() {
 
 #[test]
 fn a_daemon_starts_again_in_every_state() {
-    let mut cluster =
-        Cluster::with_primary(Options { disk_mib: 256, disk: vec!["resync-rate 20M"], ..Options::default() });
+    let mut cluster = Cluster::with_primary(Options {
+        disk_mib: 256,
+        formats: Format::BOTH_V08,
+        disk: vec!["resync-rate 20M"],
+        ..Options::default()
+    });
     // As a Secondary that is Outdated.
     cluster.b.ok(&["disconnect", RESOURCE]);
     cluster.b.ok(&["outdate", RESOURCE]);
@@ -85,7 +89,7 @@ fn a_daemon_starts_again_in_every_state() {
 
 #[test]
 fn both_start_together_and_agree() {
-    let mut cluster = Cluster::with_primary(Options::default());
+    let mut cluster = Cluster::with_primary(Options { formats: Format::MIXED, ..Options::default() });
     for _ in 0..3 {
         for node in [&mut cluster.a, &mut cluster.b] {
             assert_eq!(node.stop(), Some(0));
@@ -200,7 +204,7 @@ fn adjust_brings_up_what_is_down() {
 /// A peer that hangs holds the writes for a while only: it is dropped, and taken back when it wakes up.
 #[test]
 fn a_frozen_peer_is_dropped_and_taken_back() {
-    let cluster = Cluster::with_primary(Options::default());
+    let cluster = Cluster::with_primary(Options { formats: Format::BOTH_V08, ..Options::default() });
     let load = Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..1000).collect(), 3, Ledger::default());
     load.wait_for(200);
     cluster.b.signal(Signal::SIGSTOP);

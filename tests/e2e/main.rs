@@ -2,12 +2,15 @@
 //!
 //! Run as root: `cargo test --release --test e2e`. `SHIMAI_E2E_ROUNDS=20` tells the random stories twenty times.
 
+mod administration;
 mod bad_input;
 mod bring_up;
 mod crashes;
 mod database;
+mod demo;
 mod drbdmeta;
 mod endurance;
+mod failing_disks;
 mod harness;
 mod hostile;
 mod huge;

@@ -1,12 +1,14 @@
 //! Clients that others wrote find in the volume what a plain file would give them.
 
-use crate::harness::clients::{fio_verify, nbdcopy, nbdinfo, qemu_io, try_qemu_io};
+use crate::harness::clients::{fio_verify, nbdcopy, nbdinfo, nbdinfo_all, qemu_io, try_qemu_io};
 use crate::harness::configuration::RESOURCE;
-use crate::harness::disks::first_difference;
+use crate::harness::disks::{first_difference, read_at};
 use crate::harness::load::Dice;
 use crate::harness::nbd::Nbd;
+use crate::harness::network::{address, inside};
 use crate::harness::tools::{nbd_script, run, tool};
-use crate::harness::{Cluster, LONG, Options, seconds};
+use crate::harness::{Cluster, LONG, Options, is_full};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 
@@ -30,10 +32,69 @@ fn nbdinfo_sees_what_a_volume_can_do() {
     let cluster = Cluster::with_primary(Options::default());
     let info = nbdinfo(&cluster.a.nbd_uri(0));
     assert_eq!(info["export-size"], cluster.a.status().volumes[0].size_sectors * 512);
-    for can in ["can_flush", "can_fua", "can_trim", "can_zero", "can_multi_conn"] {
+    for can in ["can_flush", "can_fua", "can_trim", "can_zero", "can_cache", "can_df", "can_multi_conn"] {
         assert_eq!(info[can], true, "{can} in {info}");
     }
     assert_eq!(info["is_read_only"], false, "{info}");
+    for (which, bytes) in [("minimum", 512), ("preferred", 4096), ("maximum", 32 << 20)] {
+        assert_eq!(info[format!("block_size_{which}")], bytes, "{which} in {info}");
+    }
+    let session = nbdinfo_all(&["--json", &cluster.a.nbd_uri(0)]);
+    assert_eq!(session["protocol"], "newstyle-fixed", "{session}");
+    assert_eq!(session["structured"], true, "{session}");
+}
+
+#[test]
+fn nbdinfo_lists_every_volume() {
+    let cluster = Cluster::with_primary(Options { volumes: 2, ..Options::default() });
+    let list = nbdinfo_all(&["--list", "--json", &cluster.a.nbd_uri(0)]);
+    let exports = list["exports"].as_array().expect("a list");
+    let mut names: Vec<&str> = exports.iter().filter_map(|export| export["export-name"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["data", "data/0", "data/1"], "{list}");
+    for export in exports {
+        assert_eq!(export["export-size"], cluster.a.status().volumes[0].size_sectors * 512, "{export}");
+    }
+}
+
+/// Over the wire, from the other node's namespace: in, out, and the same.
+#[test]
+fn a_volume_is_served_over_tcp() {
+    let address = format!("{}:10809", address(0));
+    let mut cluster = Cluster::new(Options::default());
+    cluster.a.daemon_arguments = vec!["--nbd-listen".into(), address.clone()];
+    let cluster = cluster.made_ready();
+    cluster.a.ok(&["primary", RESOURCE]);
+    let (sample, copy) = (sample_file(&cluster, 32), cluster.scratch().join("copy.img"));
+    let uri = format!("nbd://{address}/{RESOURCE}");
+    for (from, to) in [(sample.as_os_str(), OsStr::new(&uri)), (OsStr::new(&uri), copy.as_os_str())] {
+        run(inside(&cluster.b.namespace, "nbdcopy").args(["--flush", "--allocated"]).args([from, to]));
+    }
+    assert_eq!(first_difference(&sample, &copy, 32 << 20), None);
+    assert_eq!(first_difference(&sample, &cluster.b.disks[0], 32 << 20), None);
+    cluster.assert_in_sync_and_identical();
+}
+
+/// The largest request there is, in both directions; what is larger is refused and harms nobody.
+#[test]
+fn requests_of_32_mib_are_served() {
+    const LARGEST: usize = 32 << 20;
+    let cluster = Cluster::with_primary(Options { disk_mib: 128, ..Options::default() });
+    let mut dice = Dice::new(31);
+    let block: Vec<u8> = (0..1 << 16).map(|_| dice.below(256) as u8).collect();
+    let payload = block.repeat(LARGEST / block.len());
+    let mut nbd = Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("a Primary serves");
+    // Not at the beginning of an extent of the activity log.
+    let offset = (5 << 20) + 512;
+    nbd.write(offset, &payload).expect("the write is done");
+    assert!(nbd.read(offset, LARGEST as u32).expect("the read is done") == payload, "the same is read");
+    let refusal = nbd.read(offset, LARGEST as u32 + 512).expect_err("it is too large");
+    assert!(refusal.contains("error 22") || refusal.contains("error 75"), "{refusal}");
+    nbd.flush().expect("the client is served as before");
+    for node in cluster.nodes() {
+        assert!(read_at(&node.disks[0], offset, LARGEST) == payload, "{}'s disk holds it", node.name);
+    }
+    cluster.assert_in_sync_and_identical();
 }
 
 #[test]
@@ -98,7 +159,7 @@ fn discarded_ranges_stay_equal_on_both_nodes() {
 #[test]
 fn fio_verifies_what_four_jobs_wrote() {
     let cluster = Cluster::with_primary(Options { disk_mib: 96, ..Options::default() });
-    fio_verify(&cluster.a.nbd_uri(0), cluster.scratch(), 4, 16 << 20, seconds(1, 12));
+    fio_verify(&cluster.a.nbd_uri(0), cluster.scratch(), 4, 16 << 20, is_full().then_some(30));
     cluster.assert_in_sync_and_identical();
 }
 
@@ -106,7 +167,8 @@ fn fio_verifies_what_four_jobs_wrote() {
 fn fio_verifies_through_a_partition() {
     let cluster = Cluster::with_primary(Options { disk_mib: 96, ..Options::default() });
     std::thread::scope(|scope| {
-        let fio = scope.spawn(|| fio_verify(&cluster.a.nbd_uri(0), cluster.scratch(), 2, 32 << 20, seconds(2, 12)));
+        let fio =
+            scope.spawn(|| fio_verify(&cluster.a.nbd_uri(0), cluster.scratch(), 2, 32 << 20, is_full().then_some(30)));
         let written = |status: &shimai::control::status::ResourceStatus| status.volumes[0].written_kib;
         cluster.a.wait("fio is at work", LONG, |status| written(status) > 8 << 10);
         cluster.cut(&cluster.a);

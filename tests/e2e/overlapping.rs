@@ -2,10 +2,10 @@
 
 use crate::harness::configuration::RESOURCE;
 use crate::harness::tools::{nbd_script, run};
-use crate::harness::{Cluster, Options, rounds};
+use crate::harness::{Cluster, Format, Options, rounds};
 
 fn storm(protocol: char, default_rounds: u32) {
-    let cluster = Cluster::with_primary(Options { protocol, ..Options::default() });
+    let cluster = Cluster::with_primary(Options { protocol, formats: Format::MIXED, ..Options::default() });
     for seed in 0..rounds(default_rounds) {
         let mut script = nbd_script("overlapping_writes.py");
         let writes = run(script.arg(cluster.a.nbd_socket()).args([RESOURCE, "2", &seed.to_string()]));

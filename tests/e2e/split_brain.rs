@@ -3,7 +3,7 @@
 use crate::harness::cluster::{is_connected, is_in_sync, is_stand_alone, peer};
 use crate::harness::configuration::RESOURCE;
 use crate::harness::nbd::Nbd;
-use crate::harness::{Cluster, LONG, Node, Options};
+use crate::harness::{Cluster, Format, LONG, Node, Options};
 use shimai::model::state::ConnectionState;
 
 /// Writes one block on a Primary.
@@ -74,7 +74,7 @@ fn a_split_brain_ends_the_connection_and_the_operator_chooses() {
 
 #[test]
 fn a_primary_cannot_discard_its_data() {
-    let cluster = diverge(Options::default(), false);
+    let cluster = diverge(Options { formats: Format::MIXED, ..Options::default() }, false);
     wait_for_verdict(&cluster);
     cluster.b.shimai(&["disconnect", RESOURCE]);
     let sentence = cluster.b.refused(&["connect", "--discard-my-data", RESOURCE], 10);
@@ -84,7 +84,7 @@ fn a_primary_cannot_discard_its_data() {
 #[test]
 fn a_policy_gives_up_the_side_that_changed_less() {
     let net = vec!["after-sb-0pri discard-least-changes"];
-    let cluster = diverge(Options { net, ..Options::default() }, true);
+    let cluster = diverge(Options { net, formats: Format::BOTH_V08, ..Options::default() }, true);
     cluster.wait_both("in sync", is_in_sync);
     cluster.assert_in_sync_and_identical();
     let block = crate::harness::disks::read_at(&cluster.a.disks[0], 2 * 4096, 4096);
@@ -110,7 +110,7 @@ fn a_policy_gives_up_the_secondary() {
 
 #[test]
 fn writes_on_one_side_only_are_no_split_brain() {
-    let cluster = Cluster::with_primary(Options::default());
+    let cluster = Cluster::with_primary(Options { formats: Format::BOTH_V08, ..Options::default() });
     cluster.cut(&cluster.a);
     write(&cluster.a, 1, 0xaa);
     cluster.b.wait("the loss of the peer is noticed", LONG, |status| !is_connected(status));

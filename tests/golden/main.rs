@@ -3,4 +3,5 @@
 mod commands;
 mod config;
 mod metadata;
+mod options;
 mod wire;

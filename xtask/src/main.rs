@@ -1,7 +1,7 @@
 //! The project's own commands, run as `cargo xtask COMMAND`.
 //!
-//! Each command is a table of steps (`steps`); a step is a heading, a program and its arguments. A run stops at the first
-//! step that fails and says which one it was.
+//! Each command is a table of steps (`steps`); a step is a heading, a program and its arguments. `test` stops at the first
+//! step that fails and says which one it was; the long runs go on and say in the end which ones failed.
 
 mod packages;
 mod peers;
@@ -10,6 +10,7 @@ mod seeds;
 mod steps;
 
 use anyhow::{Result, bail};
+use run::AfterFailure;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -32,9 +33,9 @@ fn main() -> ExitCode {
 fn dispatch(arguments: &[String]) -> Result<()> {
     run::enter_workspace()?;
     match arguments {
-        [command, names @ ..] if command == "test" => run::run("test", steps::TEST, names),
-        [command, names @ ..] if command == "full" => run::run("full", steps::FULL, names),
-        [command, names @ ..] if command == "bench" => run::run("bench", steps::BENCH, names),
+        [command, names @ ..] if command == "test" => run::run("test", steps::TEST, names, AfterFailure::Stop),
+        [command, names @ ..] if command == "full" => run::run("full", steps::FULL, names, AfterFailure::GoOn),
+        [command, names @ ..] if command == "bench" => run::run("bench", steps::BENCH, names, AfterFailure::GoOn),
         [command] if command == "steps" => {
             steps::print();
             Ok(())

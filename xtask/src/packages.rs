@@ -1,7 +1,8 @@
 //! Programs that the tests run: what is missing is installed on a Debian where we may, and named everywhere else.
 
 use crate::steps::run;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -24,6 +25,12 @@ const PACKAGES: &[(&str, &[&str])] = &[
 /// From Debian 13 on `nbdfuse` is not in `libnbd-bin` any more.
 const NBDFUSE: (&str, &[&str]) = ("nbdfuse", &["/usr/bin/nbdfuse"]);
 
+/// libFuzzer is C++; only the fuzz targets need it.
+const COMPILER: (&str, &[&str]) = ("g++", &["/usr/bin/g++", "/usr/bin/c++"]);
+
+/// Where Debian's PostgreSQL packages look before they make a cluster of their own.
+const CLUSTER_POLICY: &str = "/etc/postgresql-common/createcluster.conf";
+
 /// Cargo's own parts, by the command that needs them.
 const COMPONENTS: &[(&str, &str)] = &[("fmt", "rustfmt"), ("clippy", "clippy")];
 
@@ -36,6 +43,9 @@ pub(crate) fn install() -> Result<()> {
         }
     }
     let mut missing: Vec<&str> = PACKAGES.iter().filter(|row| !is_there(row)).map(|(package, _)| *package).collect();
+    if missing.contains(&"postgresql-15") {
+        want_no_cluster()?;
+    }
     if !missing.is_empty() {
         apt_install(&missing)?;
     }
@@ -50,19 +60,39 @@ pub(crate) fn install() -> Result<()> {
     Ok(())
 }
 
+/// Makes sure of the compiler that fuzzing needs.
+pub(crate) fn install_compiler() -> Result<()> {
+    if is_there(&COMPILER) { Ok(()) } else { apt_install(&[COMPILER.0]) }
+}
+
+/// Installing the server would make and start a cluster `main`, which nobody asked for; the tests make their own.
+fn want_no_cluster() -> Result<()> {
+    let path = Path::new(CLUSTER_POLICY);
+    if path.exists() || !may_install() {
+        return Ok(());
+    }
+    let folder = path.parent().context("the file is in a folder")?;
+    fs::create_dir_all(folder).and_then(|()| fs::write(path, "create_main_cluster = false\n"))?;
+    println!("wrote {CLUSTER_POLICY}: no cluster `main`");
+    Ok(())
+}
+
 fn is_there((_, files): &(&str, &[&str])) -> bool {
     files.iter().any(|file| Path::new(file).exists())
 }
 
 fn apt_install(packages: &[&str]) -> Result<()> {
-    let is_debian = Path::new("/etc/debian_version").exists();
-    if !is_debian || !is_root() {
+    if !may_install() {
         bail!("missing programs; install these (Debian's names) and try again: {}", packages.join(" "));
     }
     run(Command::new("apt-get").args(["update", "-q"]))?;
     let mut command = Command::new("apt-get");
     command.args(["install", "-q", "-y", "--no-install-recommends"]).args(packages);
     run(command.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+fn may_install() -> bool {
+    Path::new("/etc/debian_version").exists() && is_root()
 }
 
 fn is_root() -> bool {

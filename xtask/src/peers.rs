@@ -14,6 +14,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -183,7 +184,7 @@ fn start_shimaid(name: &'static str, folder: &Path, number: u16, options: &[&str
     fs::create_dir_all(&folder)?;
     let image = image(&folder, "disk")?;
     let config = folder.join("shimai.conf");
-    fs::write(&config, configuration(&image, 27_890 + 2 * number))?;
+    fs::write(&config, configuration(&image, free_ports()?))?;
     let common = |program: &Path| {
         let mut command = Command::new(program);
         command.arg("--config").arg(&config).args(["--node", "here", "--run-dir"]).arg(&folder);
@@ -191,7 +192,7 @@ fn start_shimaid(name: &'static str, folder: &Path, number: u16, options: &[&str
     };
     run(common(&program("shimai")).args(["create-md", "--force", "bench"]).stdout(Stdio::null()))?;
     let mut daemon = common(&program("shimaid"));
-    daemon.arg("--state-dir").arg(&folder).args(options).env("RUST_LOG", "warn");
+    daemon.arg("--state-dir").arg(&folder).args(options).env("SHIMAI_LOG", "warn");
     let mut server = start(name, &mut daemon, &folder.join("control.sock"), image)?;
     run(common(&program("shimai")).args(["up", "bench"]))?;
     run(common(&program("shimai")).args(["primary", "--force", "bench"]))?;
@@ -199,7 +200,7 @@ fn start_shimaid(name: &'static str, folder: &Path, number: u16, options: &[&str
     Ok(server)
 }
 
-fn configuration(image: &Path, port: u16) -> String {
+fn configuration(image: &Path, [here, absent]: [u16; 2]) -> String {
     let host = |name: &str, port: u16| {
         format!(
             "  on {name} {{\n    device /dev/drbd0;\n    disk {};\n    address 127.0.0.1:{port};\n    \
@@ -207,7 +208,14 @@ fn configuration(image: &Path, port: u16) -> String {
             image.display()
         )
     };
-    format!("resource bench {{\n  protocol C;\n{}{}}}\n", host("here", port), host("absent", port + 1))
+    format!("resource bench {{\n  protocol C;\n{}{}}}\n", host("here", here), host("absent", absent))
+}
+
+/// Two ports that nobody uses now; both are held until both are known, so they differ.
+fn free_ports() -> Result<[u16; 2]> {
+    let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+    let [here, absent] = listeners.map(|listener| listener.local_addr().map(|address| address.port()));
+    Ok([here?, absent?])
 }
 
 /// Starts a server and waits for its socket.

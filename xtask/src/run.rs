@@ -1,4 +1,4 @@
-//! Running steps: headings, times, and a clear word about the first that fails.
+//! Running steps: headings, times, and a clear word about those that fail.
 
 use crate::steps::{Step, Work, run as run_command};
 use anyhow::{Context, Result, bail};
@@ -14,10 +14,20 @@ pub(crate) fn enter_workspace() -> Result<()> {
     std::env::set_current_dir(root).with_context(|| format!("cannot enter {}", root.display()))
 }
 
+/// What comes after a step that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterFailure {
+    /// Nothing: the rest would say the same, or nothing anybody trusts.
+    Stop,
+    /// The rest: each step takes hours and has its own answer. The run fails in the end.
+    GoOn,
+}
+
 /// Runs all steps, or the named ones in the table's order.
-pub(crate) fn run(command: &str, steps: &[Step], names: &[String]) -> Result<()> {
+pub(crate) fn run(command: &str, steps: &[Step], names: &[String], after_failure: AfterFailure) -> Result<()> {
     let chosen = choose(steps, names)?;
     let mut times: Vec<(&str, Duration)> = Vec::new();
+    let mut failed: Vec<&str> = Vec::new();
     for (index, step) in chosen.iter().enumerate() {
         let is_last = index + 1 == chosen.len();
         if is_last && !times.is_empty() {
@@ -26,15 +36,29 @@ pub(crate) fn run(command: &str, steps: &[Step], names: &[String]) -> Result<()>
         println!("\n== {}: {}", step.name, step.heading);
         std::io::stdout().flush()?;
         let begin = Instant::now();
-        perform(&step.work)
-            .with_context(|| format!("step `{0}` failed; again: cargo xtask {command} {0}", step.name))?;
+        let result = perform(&step.work).with_context(|| format!("step `{}` failed", step.name));
         let elapsed = begin.elapsed();
-        times.push((step.name, elapsed));
-        if !is_last {
-            println!("== {}: passed in {:.1} s", step.name, elapsed.as_secs_f64());
+        match result {
+            Ok(()) => {
+                times.push((step.name, elapsed));
+                if !is_last {
+                    println!("== {}: passed in {:.1} s", step.name, elapsed.as_secs_f64());
+                }
+            }
+            Err(error) if after_failure == AfterFailure::Stop => {
+                return Err(error.context(format!("again: cargo xtask {command} {}", step.name)));
+            }
+            Err(error) => {
+                eprintln!("== {}: {error:#}", step.name);
+                failed.push(step.name);
+            }
         }
     }
-    Ok(())
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let names = failed.join(" ");
+    bail!("{} of {} steps failed; again: cargo xtask {command} {names}", failed.len(), chosen.len())
 }
 
 fn choose<'a>(steps: &'a [Step], names: &[String]) -> Result<Vec<&'a Step>> {
@@ -87,4 +111,33 @@ fn with_defaults<'a>(command: &'a mut Command, environment: &[(&str, &str)]) -> 
         }
     }
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEPS: &[Step] = &[
+        Step { name: "first", heading: "fails", work: Work::Function(|| bail!("no")) },
+        Step { name: "second", heading: "passes", work: Work::Function(|| Ok(())) },
+        Step { name: "third", heading: "fails, too", work: Work::Function(|| bail!("no")) },
+    ];
+
+    fn outcome(names: &[&str], after_failure: AfterFailure) -> String {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        run("all", STEPS, &names, after_failure).map_or_else(|error| format!("{error:#}"), |()| "passed".into())
+    }
+
+    #[test]
+    fn a_run_that_goes_on_names_all_that_failed() {
+        let expected = "2 of 3 steps failed; again: cargo xtask all first third";
+        assert_eq!(outcome(&[], AfterFailure::GoOn), expected);
+        assert_eq!(outcome(&["second"], AfterFailure::GoOn), "passed");
+    }
+
+    #[test]
+    fn a_run_that_stops_names_the_first_that_failed() {
+        assert_eq!(outcome(&[], AfterFailure::Stop), "again: cargo xtask all first: step `first` failed: no");
+        assert!(outcome(&["nothing"], AfterFailure::Stop).contains("there is no step `nothing`"));
+    }
 }

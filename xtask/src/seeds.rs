@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   tests/golden/data ──► configurations, dumps: as they are
+//!                    └──► images of metadata: superblock, ring of the log and pages of the bitmap, each apart
 //!                    └──► captures: one node's side of a conversation as a script (see fuzz/src/script.rs)
 //! ```
 //!
@@ -9,9 +10,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use flate2::read::GzDecoder;
+use serde_json::Value;
 
 const GOLDEN: &str = "tests/golden/data";
 const CORPUS: &str = "fuzz/corpus";
@@ -45,6 +49,47 @@ const NBD_CLIENT: &[&[u8]] = &[
     b"\x25\x60\x95\x13\0\0\0\x02EEEEEEEE\0\0\0\0\0\0\0\0\0\0\0\0",
 ];
 
+/// What a server says: greeting, structured replies, the export, then a read in one chunk, an error with words, the end of
+/// a write and, in the old form, of a flush.
+const NBD_SERVER: &[(u8, &[u8])] = &[
+    (0, b"NBDMAGICIHAVEOPT\0\x03"),
+    (0, b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x08\0\0\0\x01\0\0\0\0"),
+    (0, b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07\0\0\0\x03\0\0\0\x0c\0\0\0\0\0\0\x04\0\0\0\x01\x6d"),
+    (0, b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07\0\0\0\x01\0\0\0\0"),
+    (1, b"\x66\x8e\x33\xef\0\x01\0\x02\0\0\0\0\0\0\0\x04\0\0\0\x0c\0\0\0\0\0\0\x10\0\0\0\x10\0"),
+    (1, b"\x66\x8e\x33\xef\0\x01\x80\x01\0\0\0\0\0\0\0\x05\0\0\0\x09\0\0\0\x05\0\x03bad"),
+    (3, b"\x66\x8e\x33\xef\0\x01\0\0\0\0\0\0\0\0\0\x06\0\0\0\0"),
+    (2, b"\x67\x44\x66\x98\0\0\0\0\0\0\0\0\0\0\0\x07"),
+];
+
+/// Two nodes as `uuid_decide` reads them: four generations, five flags, disk and role of each, then the surroundings. Equal;
+/// the peer missed our last writes; a split brain; both just made; a crashed Primary.
+const MEETINGS: &[[u8; 30]] = &[
+    meeting([2, 0, 3, 4, 0, 0, 0, 0, 0, 4, 0], [2, 0, 3, 4, 0, 0, 0, 0, 0, 4, 0]),
+    meeting([3, 2, 4, 5, 1, 0, 0, 0, 0, 4, 1], [2, 0, 4, 5, 0, 0, 0, 0, 0, 4, 0]),
+    meeting([3, 2, 4, 5, 1, 0, 0, 0, 0, 4, 1], [6, 2, 4, 5, 1, 0, 0, 0, 0, 4, 0]),
+    meeting([1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0]),
+    meeting([2, 0, 3, 4, 1, 1, 0, 0, 0, 4, 0], [2, 0, 3, 4, 0, 0, 0, 0, 0, 4, 0]),
+];
+
+const fn meeting(own: [u8; 11], peer: [u8; 11]) -> [u8; 30] {
+    let mut bytes = [0; 30];
+    let mut at = 0;
+    while at < own.len() {
+        bytes[at] = own[at];
+        bytes[own.len() + at] = peer[at];
+        at += 1;
+    }
+    // The newest protocol.
+    bytes[22] = 15;
+    bytes
+}
+
+/// A configuration of three files.
+const INCLUDES: &str = "include \"a.res\";\ninclude \"*.conf.d\";\n%%% a.res\nglobal { usage-count no; }\n\
+    include \"b.res\";\n%%% b.res\nresource data {\n  on alpha { device /dev/drbd0; disk /a; address 10.0.0.1:7789; \
+    meta-disk internal; }\n  on bravo { device /dev/drbd0; disk /b; address 10.0.0.2:7789; meta-disk internal; }\n}\n";
+
 /// Writes all seeds.
 pub(crate) fn write() -> Result<()> {
     let golden = Path::new(GOLDEN);
@@ -52,6 +97,14 @@ pub(crate) fn write() -> Result<()> {
     copy("dump_text", &golden.join("metadata"), "txt")?;
     for (number, line) in CONTROL_LINES.iter().enumerate() {
         put("control_api", &format!("line-{number}"), line.as_bytes())?;
+    }
+    put("config", "includes", INCLUDES.as_bytes())?;
+    put("nbd_client", "server", &script(NBD_SERVER.iter().copied()))?;
+    for (number, meeting) in MEETINGS.iter().enumerate() {
+        put("uuid_decide", &format!("meeting-{number}"), meeting)?;
+    }
+    for image in images(&golden.join("metadata"))? {
+        image.seeds()?;
     }
     put("nbd_handshake", "client", &script(NBD_CLIENT.iter().map(|bytes| (0, *bytes))))?;
     put("nbd_stream", "client", &script(NBD_CLIENT[2..].iter().map(|bytes| (1, *bytes))))?;
@@ -65,6 +118,75 @@ pub(crate) fn write() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A piece of a device that drbdmeta has written.
+struct Image {
+    name: String,
+    /// 0 internal, 1 flexible external, 2 and more indexed, as `metadata_attach` reads it.
+    placement: u8,
+    device_bytes: u64,
+    slots: u8,
+    /// From the superblock on, the ring of the log, and the bitmap, as far as the piece reaches.
+    superblock: Vec<u8>,
+    ring: Vec<u8>,
+    bitmap: Vec<u8>,
+}
+
+const PAGE_BYTES: usize = 4096;
+/// Blocks of a ring that are tried.
+const RING_BYTES: usize = 8 * PAGE_BYTES;
+
+fn images(folder: &Path) -> Result<Vec<Image>> {
+    let rows: Vec<Value> = serde_json::from_slice(&fs::read(folder.join("images.json"))?)?;
+    rows.iter().map(|row| Image::load(folder, row)).collect()
+}
+
+impl Image {
+    fn load(folder: &Path, row: &Value) -> Result<Self> {
+        let name = row["name"].as_str().context("an image has a name")?.to_owned();
+        let number = |field: &str| row[field].as_u64().with_context(|| format!("{name} has no {field}"));
+        let mut bytes = Vec::new();
+        GzDecoder::new(fs::File::open(folder.join(format!("{name}.blob.gz")))?).read_to_end(&mut bytes)?;
+        let begin = number("blob_device_offset")?;
+        // What lies before the piece is not in it.
+        let piece = |at: u64, length: usize| {
+            let rest = at.checked_sub(begin).and_then(|at| bytes.get(usize::try_from(at).ok()?..));
+            rest.map_or_else(Vec::new, |rest| rest[..rest.len().min(length)].to_vec())
+        };
+        let placement = match row["index"].as_str() {
+            Some("internal") => 0,
+            Some("flex-external") => 1,
+            index => 2 + 3 * index.and_then(|index| index.parse::<u8>().ok()).context("an index is a number")?,
+        };
+        let slots = row["bitmap_set_ranges_per_slot"].as_array().map_or(1, Vec::len);
+        Ok(Self {
+            placement,
+            device_bytes: number("device_bytes")?,
+            slots: u8::try_from(slots.max(1)).context("few slots")?,
+            superblock: piece(number("superblock_device_offset")?, PAGE_BYTES),
+            ring: piece(number("al_device_offset")?, RING_BYTES),
+            bitmap: piece(number("bitmap_device_offset")?, PAGE_BYTES),
+            name,
+        })
+    }
+
+    fn seeds(&self) -> Result<()> {
+        let sectors = self.device_bytes / 512;
+        let unit = sectors.trailing_zeros();
+        // Sizes that are no small number of powers of two cannot be said in the target's five bytes.
+        if let Ok(multiple) = u16::try_from(sectors >> unit) {
+            let [low, high] = multiple.to_le_bytes();
+            let head = [self.placement, u8::try_from(unit)?, low, high, 0];
+            put("metadata_attach", &self.name, &[&head[..], &self.superblock].concat())?;
+        }
+        put("al_replay", &self.name, &[&[0][..], &self.ring].concat())?;
+        if !self.bitmap.is_empty() {
+            put("bitmap_page", &self.name, &[&[self.slots, 0, 0, 2][..], &self.bitmap].concat())?;
+            put("bitmap_rle", &self.name, &[&[0, 0x80, 0, 0][..], &self.bitmap].concat())?;
+        }
+        Ok(())
+    }
 }
 
 fn copy(target: &str, folder: &Path, extension: &str) -> Result<()> {
@@ -198,6 +320,15 @@ mod tests {
             assert!(!found.is_empty(), "{}", path.display());
             assert!(found.iter().flatten().all(|stream| stream.len() >= 8), "{}", path.display());
         }
+    }
+
+    #[test]
+    fn every_image_has_a_superblock_and_most_have_more() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(GOLDEN).join("metadata");
+        let images = images(&folder).unwrap();
+        assert!(images.iter().all(|image| image.superblock.len() == PAGE_BYTES));
+        assert!(images.iter().filter(|image| image.ring.len() == RING_BYTES).count() > 20);
+        assert!(images.iter().filter(|image| image.bitmap.iter().any(|&byte| byte != 0)).count() > 5);
     }
 
     #[test]

@@ -51,14 +51,23 @@ const FUZZ_CLIPPY: &[&str] = &[
     "warnings",
 ];
 
+/// Comes first: whatever needs a program finds it there.
+const PACKAGES: Step =
+    Step { name: "packages", heading: "programs that the tests use", work: Work::Function(packages::install) };
+
 /// Before a change goes in. The last step's summary is the last thing printed.
 pub(crate) const TEST: &[Step] = &[
-    Step { name: "packages", heading: "programs that the tests use", work: Work::Function(packages::install) },
+    PACKAGES,
     cargo("fmt", "the layout of the code", &["fmt", "--all", "--check"]),
     cargo(
         "clippy",
         "lints, warnings denied",
         &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+    ),
+    cargo(
+        "mutants-clippy",
+        "lints of the code with planted bugs, which nothing else of this run compiles",
+        &["clippy", "--all-targets", "--features", "mutants", "--locked", "--", "-D", "warnings"],
     ),
     cargo("fuzz-fmt", "the layout of the fuzz targets", &["fmt", "--manifest-path", FUZZ_MANIFEST, "--check"]),
     cargo("fuzz-clippy", "lints of the fuzz targets, which are a workspace of their own", FUZZ_CLIPPY),
@@ -79,12 +88,7 @@ pub(crate) const TEST: &[Step] = &[
 
 /// The long runs. Counts are taken from the environment where it has them.
 pub(crate) const FULL: &[Step] = &[
-    Step { name: "deny", heading: "licences and sources of dependencies", work: Work::Function(deny) },
-    Step {
-        name: "advisories",
-        heading: "known faults of dependencies (from the network)",
-        work: Work::Function(advisories),
-    },
+    PACKAGES,
     Step {
         name: "sim",
         heading: "many seeded worlds (SHIMAI_SIM_SEEDS)",
@@ -123,10 +127,18 @@ pub(crate) const FULL: &[Step] = &[
         heading: "every decoder against random bytes (SHIMAI_FUZZ_SECONDS a target)",
         work: Work::Function(fuzz),
     },
+    // Last, since they need the network.
+    Step { name: "deny", heading: "licences and sources of dependencies", work: Work::Function(deny) },
+    Step {
+        name: "advisories",
+        heading: "known faults of dependencies (from the network)",
+        work: Work::Function(advisories),
+    },
 ];
 
 /// The benchmarks.
 pub(crate) const BENCH: &[Step] = &[
+    PACKAGES,
     cargo("criterion", "parts of the product, one at a time", &["bench", "--locked"]),
     Step {
         name: "peers",
@@ -157,6 +169,7 @@ fn advisories() -> Result<()> {
 
 fn fuzz() -> Result<()> {
     let targets = fuzz_targets(Path::new("fuzz/fuzz_targets"))?;
+    packages::install_compiler()?;
     ensure_cargo_command("fuzz")?;
     seeds::write()?;
     let seconds = std::env::var("SHIMAI_FUZZ_SECONDS").unwrap_or_else(|_| "60".into());

@@ -4,8 +4,10 @@
 //! are; its node's daemon is killed while it writes; the other node takes over; the first returns and is resynchronised;
 //! and in the end every block whose write was acknowledged is read back from both.
 //!
-//! Not here: blocks and their check (`load`), processes and commands (`pair`), how it is told (`timeline`).
+//! Not here: blocks and their check (`load`), processes and commands (`pair`), how it is told (`timeline`), how it is
+//! ended early (`interrupt`).
 
+mod interrupt;
 mod load;
 mod pair;
 mod timeline;
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use self::interrupt::Interrupt;
 use self::load::{BLOCK_BYTES, Load, Verdict};
 use self::pair::{ALICE, BOB, NodeName, Pair};
 use self::timeline::Timeline;
@@ -29,26 +32,38 @@ const EXIT_LOST: u8 = 42;
 /// Runs the demonstration.
 pub(super) fn demo(options: &Demo) -> anyhow::Result<u8> {
     let mut timeline = Timeline::begin("shimai demo: two nodes, one disk");
-    let mut pair = Pair::new(options.keep)?;
-    let seconds = Duration::from_secs(options.seconds);
-    match play(&mut pair, &mut timeline, seconds) {
-        Ok(story) => {
-            let is_good = timeline.verdict(story.gap, story.acknowledged, &story.verdicts);
-            if options.keep {
-                pair.keep()
-            } else {
-                pair.end()?
+    let interrupt = Interrupt::watch().context("cannot watch for signals")?;
+    let mut pair = Pair::new(options.keep, interrupt.clone())?;
+    match tell(&mut pair, &mut timeline, options) {
+        Ok(code) => Ok(code),
+        // Whatever failed, failed because of the signal; a terminal sends it to the daemons, too, and may be heard there
+        // first.
+        Err(error) => match interrupt.exit_code_soon() {
+            Some(code) => {
+                timeline.say("demo", "interrupted; the daemons are ended and the files removed");
+                Ok(code)
             }
-            Ok(if is_good { 0 } else { EXIT_LOST })
-        }
-        Err(error) => {
-            pair.preserve();
-            Err(error.context(format!(
-                "the demonstration ended early; its files and logs are in {}",
-                pair.folder().display()
-            )))
-        }
+            None => {
+                pair.preserve();
+                Err(error.context(format!(
+                    "the demonstration ended early; its files and logs are in {}",
+                    pair.folder().display()
+                )))
+            }
+        },
     }
+}
+
+/// The whole story; the exit code.
+fn tell(pair: &mut Pair, timeline: &mut Timeline, options: &Demo) -> anyhow::Result<u8> {
+    let story = play(pair, timeline, Duration::from_secs(options.seconds))?;
+    let is_good = timeline.verdict(story.gap, story.acknowledged, &story.verdicts);
+    if options.keep {
+        pair.keep();
+    } else {
+        pair.end()?;
+    }
+    Ok(if is_good { 0 } else { EXIT_LOST })
 }
 
 /// What is left to be judged.
@@ -63,7 +78,7 @@ fn play(pair: &mut Pair, timeline: &mut Timeline, seconds: Duration) -> anyhow::
     let mut load = Load::new()?;
     let running = load.start(Connection::open(&pair.nbd(ALICE))?);
     timeline.say("load", "writes of 4 KiB, 16 in flight, each block stamped, a flush now and then");
-    pause(seconds);
+    pair.pause(seconds)?;
     let killed = Instant::now();
     pair.kill(ALICE)?;
     load = running.abandon()?;
@@ -72,7 +87,7 @@ fn play(pair: &mut Pair, timeline: &mut Timeline, seconds: Duration) -> anyhow::
     timeline.bad("alice", &format!("killed (SIGKILL); writes in flight: {}", load.uncertain()));
 
     let (running, promoted) = take_over(pair, load, timeline)?;
-    pause(seconds);
+    pair.pause(seconds)?;
     pair.bury(ALICE)?;
     pair.start(ALICE)?;
     pair.ask(ALICE, Verb::Up)?;
@@ -118,7 +133,7 @@ fn take_over(pair: &Pair, load: Load, timeline: &mut Timeline) -> anyhow::Result
         match pair.ask(BOB, Verb::Primary) {
             Ok(()) => break,
             Err(error) if begun.elapsed() > TAKEOVER_PATIENCE => return Err(error.context("bob is not promoted")),
-            Err(_) => pause(Duration::from_millis(5)),
+            Err(_) => pair.pause(Duration::from_millis(5))?,
         }
     }
     let promoted = begun.elapsed();
@@ -165,12 +180,6 @@ fn check_both(pair: &Pair, load: &mut Load, timeline: &mut Timeline) -> anyhow::
         bail!("nothing was written, so nothing was shown");
     }
     Ok(verdicts)
-}
-
-/// Lets time pass: for the load to work, or before asking again.
-#[expect(clippy::disallowed_methods, reason = "a demonstration lasts as long as it was asked to")]
-fn pause(duration: Duration) {
-    std::thread::sleep(duration);
 }
 
 /// `1234567` as `1,234,567`.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::pause;
+use super::interrupt::{Interrupt, Interrupted};
 use crate::cli::client::{ClientError, ask};
 use crate::cli::nbd::{Address, Place};
 use crate::control::status::ResourceStatus;
@@ -45,6 +45,7 @@ struct Node {
 pub(super) struct Pair {
     folder: PathBuf,
     nodes: [Node; 2],
+    interrupt: Interrupt,
     is_kept: bool,
     /// Leave the files alone.
     is_preserved: bool,
@@ -55,12 +56,12 @@ impl Pair {
     pub(super) const DISK_MIB: u64 = 256;
 
     /// Makes the folder, the disks and the configuration.
-    pub(super) fn new(is_kept: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(is_kept: bool, interrupt: Interrupt) -> anyhow::Result<Self> {
         let name = format!("shimai-demo-{:08x}", random_u64().context("no random numbers")? as u32);
         let folder = std::env::temp_dir().join(name);
         let [link_alice, link_bob, nbd_alice, nbd_bob] = free_ports()?;
         let node = |nbd_port| Node { nbd_port, process: None };
-        let pair = Self { folder, nodes: [node(nbd_alice), node(nbd_bob)], is_kept, is_preserved: false };
+        let pair = Self { folder, nodes: [node(nbd_alice), node(nbd_bob)], interrupt, is_kept, is_preserved: false };
         for name in [ALICE, BOB] {
             std::fs::create_dir_all(pair.run_dir(name)).context("cannot make a folder for the demonstration")?;
             let create = Create::New { bytes: Self::DISK_MIB << 20 };
@@ -86,6 +87,11 @@ impl Pair {
              ping-int 1;\n    }}\n    disk {{\n        c-max-rate 1G;\n        resync-rate 100M;\n        # The resync does \
              not make way for applications.\n        c-min-rate 0;\n    }}\n{alice}{bob}}}\n"
         )
+    }
+
+    /// Lets time pass, unless somebody has had enough.
+    pub(super) fn pause(&self, duration: Duration) -> Result<(), Interrupted> {
+        self.interrupt.pause(duration)
     }
 
     /// Where everything is.
@@ -152,7 +158,7 @@ impl Pair {
                 Err(error) if begun.elapsed() > START_PATIENCE => {
                     return Err(error.context(format!("{}'s daemon does not answer", node.0)));
                 }
-                Err(_) => pause(Duration::from_millis(5)),
+                Err(_) => self.pause(Duration::from_millis(5))?,
             }
         }
     }
@@ -198,7 +204,7 @@ impl Pair {
         let begun = Instant::now();
         loop {
             match self.ask(node, Verb::Secondary) {
-                Err(_) if begun.elapsed() < Duration::from_secs(5) => pause(Duration::from_millis(10)),
+                Err(_) if begun.elapsed() < Duration::from_secs(5) => self.pause(Duration::from_millis(10))?,
                 result => return result,
             }
         }
@@ -223,6 +229,7 @@ impl Pair {
     /// The lines of an answer; a refusal is an error.
     fn request(&self, node: NodeName, request: Request, patience: Duration) -> anyhow::Result<Vec<Response>> {
         let verb = request.verb;
+        self.interrupt.check()?;
         let mut answer = ask(&self.run_dir(node).join("control.sock"), request, Some(patience))?;
         let mut lines = Vec::new();
         while let Some(line) = answer.next_response()? {
@@ -269,11 +276,13 @@ impl Pair {
                 }
                 return Ok(());
             }
-            pause(Duration::from_millis(5));
+            if self.pause(Duration::from_millis(5)).is_err() {
+                break;
+            }
         }
         process.kill()?;
         process.wait()?;
-        bail!("{}'s daemon did not end within {} s", node.0, END_PATIENCE.as_secs())
+        bail!("{}'s daemon did not end within {} s", node.0, begun.elapsed().as_secs())
     }
 
     /// Files and logs stay where they are; the daemons end.

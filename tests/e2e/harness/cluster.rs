@@ -1,11 +1,12 @@
 //! The pair: made, brought up, compared, taken away.
 
-use super::configuration::{NODES, Options, RESOURCE};
+use super::configuration::{Files, MetaDisk, NODES, Options, RESOURCE};
 use super::disks::{first_difference, make_sparse};
+use super::drbdmeta::Place;
 use super::network::Network;
 use super::node::Node;
 use super::tools::assert_root;
-use super::wait::{LONG, SHORT};
+use super::wait::{LONG, SHORT, until};
 use shimai::control::status::{PeerStatus, ResourceStatus};
 use shimai::model::state::{ConnectionState, DiskState, Role};
 use std::fs;
@@ -33,11 +34,12 @@ impl Cluster {
             .permissions(open_to_all())
             .tempdir()
             .expect("there is room for a folder");
-        let disks = [0, 1].map(|side: usize| disks(&folder.path().join(NODES[side]), &options));
-        let text = options.text(&disks);
+        let files = [0, 1].map(|side: usize| files(&folder.path().join(NODES[side]), &options));
+        let text = options.text(&files);
         let [a, b] = [0, 1].map(|side: usize| {
             let folder = folder.path().join(NODES[side]);
-            let node = Node::new(NODES[side], network.namespaces[side].clone(), folder, disks[side].clone());
+            let node =
+                Node::new(NODES[side], network.namespaces[side].clone(), folder, places(&files[side], &options, side));
             fs::write(node.config(), &text).expect("the folder is ours");
             node
         });
@@ -46,16 +48,20 @@ impl Cluster {
 
     /// As `new`, and both nodes are connected, Secondary and UpToDate without a first resync.
     pub(crate) fn ready(options: Options) -> Self {
-        let mut cluster = Self::new(options);
-        cluster.create_md();
-        cluster.start();
-        cluster.up();
-        cluster.wait_both("connected", is_connected);
-        for volume in 0..cluster.options.volumes {
-            cluster.a.ok(&["new-current-uuid", "--clear-bitmap", &format!("{RESOURCE}/{volume}")]);
+        Self::new(options).made_ready()
+    }
+
+    /// Made with `new`, and now as by `ready`.
+    pub(crate) fn made_ready(mut self) -> Self {
+        self.create_md();
+        self.start();
+        self.up();
+        self.wait_both("connected", is_connected);
+        for volume in 0..self.options.volumes {
+            self.a.ok(&["new-current-uuid", "--clear-bitmap", &format!("{RESOURCE}/{volume}")]);
         }
-        cluster.wait_in_sync();
-        cluster
+        self.wait_in_sync();
+        self
     }
 
     /// As `ready`, with alpha promoted.
@@ -77,9 +83,15 @@ impl Cluster {
 
     /// Writes metadata on both nodes.
     pub(crate) fn create_md(&self) {
-        for node in self.nodes() {
-            node.ok(&["create-md", "--force", "--format", self.options.format.name(), RESOURCE]);
+        for (node, format) in self.nodes().into_iter().zip(self.options.formats) {
+            node.ok(&["create-md", "--force", "--format", format.name(), RESOURCE]);
         }
+    }
+
+    /// KiB that a dead node's disks name as possibly different: bitmap and activity log, as the real drbdmeta reads them.
+    pub(crate) fn named_kib(&self, dead: &Node) -> u64 {
+        let copy = self.scratch().join("copy.img");
+        dead.metadata.iter().map(|place| place.named_kib(&copy)).sum()
     }
 
     /// Starts both daemons.
@@ -127,6 +139,19 @@ impl Cluster {
         self.assert_identical();
     }
 
+    /// Waits until the disks' own bitmaps, too, say that nothing differs; bits are written back within seconds, and a crash
+    /// before that has them resynced once more.
+    pub(crate) fn wait_written_back(&self) {
+        for node in self.nodes() {
+            until(&format!("{}: the bitmap is written back", node.name), SHORT, || {
+                match node.metadata.iter().map(Place::marked_kib).sum() {
+                    0_u64 => Ok(()),
+                    marked => Err(format!("{marked} KiB are marked")),
+                }
+            });
+        }
+    }
+
     /// Packets are lost until `heal`; returns when `survivor` has noticed.
     pub(crate) fn cut(&self, survivor: &Node) {
         self.network.cut();
@@ -139,18 +164,46 @@ impl Cluster {
     }
 }
 
-fn disks(folder: &Path, options: &Options) -> Vec<PathBuf> {
+fn files(folder: &Path, options: &Options) -> Vec<Files> {
     fs::create_dir_all(folder).expect("the folder is ours");
-    let paths: Vec<PathBuf> = (0..options.volumes).map(|volume| folder.join(format!("disk{volume}.img"))).collect();
-    for path in &paths {
-        make_sparse(path, options.disk_mib << 20);
-    }
-    paths
+    let files = (0..options.volumes).map(|volume| {
+        let disk = folder.join(format!("disk{volume}.img"));
+        make_sparse(&disk, options.disk_mib << 20);
+        let metadata = match options.meta_disk {
+            MetaDisk::Internal => disk.clone(),
+            MetaDisk::Flexible | MetaDisk::Indexed => {
+                let metadata = folder.join(format!("metadata{volume}.img"));
+                make_sparse(&metadata, options.meta_disk.file_bytes());
+                metadata
+            }
+        };
+        Files { disk, metadata }
+    });
+    files.collect()
+}
+
+fn places(files: &[Files], options: &Options, side: usize) -> (Vec<PathBuf>, Vec<Place>) {
+    let place = |files: &Files| Place {
+        format: options.formats[side],
+        meta_disk: options.meta_disk,
+        file: files.metadata.clone(),
+    };
+    (files.iter().map(|files| files.disk.clone()).collect(), files.iter().map(place).collect())
 }
 
 /// The one peer.
 pub(crate) fn peer(status: &ResourceStatus) -> &PeerStatus {
     status.peers.first().expect("a pair has a peer")
+}
+
+/// What the node knows to differ on its peer.
+pub(crate) fn out_of_sync_kib(node: &Node) -> u64 {
+    peer(&node.status()).volumes.iter().map(|volume| volume.out_of_sync_kib).sum()
+}
+
+/// What resyncs have moved to and from the node, and what was mirrored, since it was started.
+pub(crate) fn moved_kib(node: &Node) -> u64 {
+    peer(&node.status()).volumes.iter().map(|volume| volume.received_kib + volume.sent_kib).sum()
 }
 
 /// Whether the peer is there with all volumes, also while a resync runs.

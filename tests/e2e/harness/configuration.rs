@@ -2,7 +2,7 @@
 
 use super::network::address;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The resource of all tests.
 pub(crate) const RESOURCE: &str = "data";
@@ -21,6 +21,13 @@ pub(crate) enum Format {
 }
 
 impl Format {
+    /// An old pair.
+    pub(crate) const BOTH_V08: [Self; 2] = [Self::V08; 2];
+    /// What new disks get.
+    pub(crate) const BOTH_V09: [Self; 2] = [Self::V09; 2];
+    /// A pair of which one node was made anew.
+    pub(crate) const MIXED: [Self; 2] = [Self::V08, Self::V09];
+
     /// As drbdmeta spells it.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -28,6 +35,56 @@ impl Format {
             Self::V09 => "v09",
         }
     }
+}
+
+/// Where the metadata lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MetaDisk {
+    /// At the end of the backing file.
+    Internal,
+    /// In a file of its own, of any size.
+    Flexible,
+    /// In a slot of a file of its own.
+    Indexed,
+}
+
+/// The slot of indexed metadata; not the first, so that an offset is in the game.
+pub(crate) const INDEX: u32 = 1;
+
+impl MetaDisk {
+    /// As drbdmeta spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::Flexible => "flex-external",
+            Self::Indexed => "1",
+        }
+    }
+
+    /// Size of the file it needs; every slot of an indexed one has 128 MiB.
+    pub(crate) fn file_bytes(self) -> u64 {
+        match self {
+            Self::Internal => 0,
+            Self::Flexible => 4 << 20,
+            Self::Indexed => u64::from(INDEX + 1) * (128 << 20),
+        }
+    }
+
+    fn statement(self, file: &Path) -> String {
+        match self {
+            Self::Internal => "meta-disk internal;".into(),
+            Self::Flexible => format!("meta-disk {};", file.display()),
+            Self::Indexed => format!("meta-disk {} [{INDEX}];", file.display()),
+        }
+    }
+}
+
+/// The files of one volume on one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    pub(crate) disk: PathBuf,
+    /// The same, if the metadata is internal.
+    pub(crate) metadata: PathBuf,
 }
 
 /// Spelling of the configuration.
@@ -45,7 +102,9 @@ pub(crate) struct Options {
     pub(crate) protocol: char,
     pub(crate) volumes: u16,
     pub(crate) disk_mib: u64,
-    pub(crate) format: Format,
+    /// Of alpha's and of bravo's metadata.
+    pub(crate) formats: [Format; 2],
+    pub(crate) meta_disk: MetaDisk,
     pub(crate) style: Style,
     /// Statements for `net`.
     pub(crate) net: Vec<&'static str>,
@@ -61,7 +120,8 @@ impl Default for Options {
             protocol: 'C',
             volumes: 1,
             disk_mib: 64,
-            format: Format::V08,
+            formats: Format::BOTH_V09,
+            meta_disk: MetaDisk::Internal,
             style: Style::Eight,
             net: Vec::new(),
             disk: Vec::new(),
@@ -76,8 +136,8 @@ const QUICK_NET: &[&str] = &["timeout 15", "ping-int 2", "connect-int 2", "ping-
 const QUICK_DISK: &[&str] = &["c-plan-ahead 0", "resync-rate 400M"];
 
 impl Options {
-    /// The text for both nodes; `disks` are each node's, by volume.
-    pub(crate) fn text(&self, disks: &[Vec<PathBuf>; 2]) -> String {
+    /// The text for both nodes; `files` are each node's, by volume.
+    pub(crate) fn text(&self, files: &[Vec<Files>; 2]) -> String {
         let protocol = format!("protocol {}", self.protocol);
         let mut net = vec![protocol.as_str()];
         let mut disk = Vec::new();
@@ -90,8 +150,8 @@ impl Options {
         let mut text = format!("global {{\n    usage-count no;\n}}\n\nresource {RESOURCE} {{\n");
         section(&mut text, "net", &net);
         section(&mut text, "disk", &disk);
-        for (side, disks) in disks.iter().enumerate() {
-            self.host(&mut text, side, disks);
+        for (side, files) in files.iter().enumerate() {
+            self.host(&mut text, side, files);
         }
         if self.style == Style::Nine {
             text.push_str("    connection {\n");
@@ -104,7 +164,7 @@ impl Options {
         text
     }
 
-    fn host(&self, text: &mut String, side: usize, disks: &[PathBuf]) {
+    fn host(&self, text: &mut String, side: usize, files: &[Files]) {
         let mut line = |indent: usize, words: String| {
             text.extend(std::iter::repeat_n(' ', indent));
             text.push_str(&words);
@@ -115,15 +175,15 @@ impl Options {
             Style::Nine => line(8, format!("node-id {side};")),
             Style::Eight => line(8, format!("address {}:{PORT};", address(side))),
         }
-        for (volume, disk) in disks.iter().enumerate() {
-            let is_implicit = self.style == Style::Eight && disks.len() == 1;
+        for (volume, files) in files.iter().enumerate() {
+            let is_implicit = self.style == Style::Eight && self.volumes == 1;
             let indent = if is_implicit { 8 } else { 12 };
             if !is_implicit {
                 line(8, format!("volume {volume} {{"));
             }
             line(indent, format!("device /dev/drbd{volume};"));
-            line(indent, format!("disk {};", disk.display()));
-            line(indent, "meta-disk internal;".into());
+            line(indent, format!("disk {};", files.disk.display()));
+            line(indent, self.meta_disk.statement(&files.metadata));
             if !is_implicit {
                 line(8, "}".into());
             }

@@ -37,6 +37,11 @@ impl Ledger {
         self.settled.keys().chain(self.in_doubt.keys()).copied().collect()
     }
 
+    /// How many writes were begun.
+    pub(crate) fn writes(&self) -> u64 {
+        self.next
+    }
+
     /// Checks each touched block; `read` gives a block's bytes.
     ///
     /// # Panics

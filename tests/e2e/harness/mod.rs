@@ -10,6 +10,8 @@ pub(crate) mod clients;
 pub(crate) mod cluster;
 pub(crate) mod configuration;
 pub(crate) mod disks;
+pub(crate) mod drbdmeta;
+pub(crate) mod failing;
 pub(crate) mod filesystem;
 pub(crate) mod load;
 pub(crate) mod nbd;
@@ -19,7 +21,7 @@ pub(crate) mod tools;
 pub(crate) mod wait;
 
 pub(crate) use cluster::Cluster;
-pub(crate) use configuration::{Format, Options, Style};
+pub(crate) use configuration::{Format, MetaDisk, Options, Style};
 pub(crate) use node::Node;
 pub(crate) use wait::{LONG, SHORT};
 
@@ -30,7 +32,24 @@ pub(crate) fn rounds(default: u32) -> u32 {
     })
 }
 
-/// Seconds of load: few by default, `full` where `SHIMAI_E2E_ROUNDS` is set.
+/// Begins the dice of a random story: always the same number by default, another one each time where
+/// `SHIMAI_E2E_ROUNDS` is set, or what `SHIMAI_E2E_SEED` says. It is printed, and so stands in the output of a failure.
+pub(crate) fn seed(default: u64) -> u64 {
+    let seed = match std::env::var("SHIMAI_E2E_SEED") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("SHIMAI_E2E_SEED={text:?} is not a number")),
+        Err(_) if is_full() => shimai::io::random::random_u64().expect("the system has random numbers") >> 16,
+        Err(_) => default,
+    };
+    println!("SHIMAI_E2E_SEED={seed}");
+    seed
+}
+
+/// Whether the long runs are asked for.
+pub(crate) fn is_full() -> bool {
+    std::env::var_os("SHIMAI_E2E_ROUNDS").is_some()
+}
+
+/// Seconds of load: few by default, `full` in the long runs.
 pub(crate) fn seconds(default: u32, full: u32) -> u32 {
-    if std::env::var_os("SHIMAI_E2E_ROUNDS").is_some() { full } else { default }
+    if is_full() { full } else { default }
 }

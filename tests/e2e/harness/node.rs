@@ -2,6 +2,7 @@
 
 use super::configuration::RESOURCE;
 use super::disks::wait_until_free;
+use super::drbdmeta::Place;
 use super::network::inside;
 use super::tools::{ended, kill, spawn};
 use super::wait::{LONG, SHORT, until};
@@ -30,6 +31,10 @@ pub(crate) struct Node {
     pub(crate) folder: PathBuf,
     /// The backing files, by volume.
     pub(crate) disks: Vec<PathBuf>,
+    /// Their metadata.
+    pub(crate) metadata: Vec<Place>,
+    /// What the daemon is given besides.
+    pub(crate) daemon_arguments: Vec<String>,
     daemon: Option<Child>,
 }
 
@@ -43,11 +48,16 @@ pub(crate) struct Answer {
 
 impl Node {
     /// A node with folders and nothing running.
-    pub(crate) fn new(name: &'static str, namespace: String, folder: PathBuf, disks: Vec<PathBuf>) -> Self {
+    pub(crate) fn new(
+        name: &'static str,
+        namespace: String,
+        folder: PathBuf,
+        (disks, metadata): (Vec<PathBuf>, Vec<Place>),
+    ) -> Self {
         for below in ["run", "state"] {
             fs::create_dir_all(folder.join(below)).expect("the folder is ours");
         }
-        Self { name, namespace, folder, disks, daemon: None }
+        Self { name, namespace, folder, disks, metadata, daemon_arguments: Vec::new(), daemon: None }
     }
 
     /// The node's own configuration file.
@@ -77,7 +87,7 @@ impl Node {
         let mut command = inside(&self.namespace, SHIMAID);
         command.arg("--config").arg(self.config()).args(["--node", self.name]);
         command.arg("--run-dir").arg(self.run_dir()).arg("--state-dir").arg(self.folder.join("state"));
-        command.env("NO_COLOR", "1");
+        command.args(&self.daemon_arguments).env("NO_COLOR", "1");
         command
     }
 
@@ -97,6 +107,11 @@ impl Node {
     /// The daemon's process id.
     pub(crate) fn process(&self) -> u32 {
         self.daemon.as_ref().expect("the daemon runs").id()
+    }
+
+    /// The daemon's process, for a test that ends it in a way of its own.
+    pub(crate) fn taken(&mut self) -> Child {
+        self.daemon.take().expect("the daemon runs")
     }
 
     /// Ends the daemon at once, as a crash would.
@@ -224,11 +239,11 @@ impl Node {
         format!("nbd+unix:///{export}?socket={}", self.nbd_socket().display())
     }
 
-    /// Bytes of memory the daemon has resident.
-    pub(crate) fn resident_bytes(&self) -> u64 {
+    /// Bytes of memory the daemon had resident when it had most.
+    pub(crate) fn peak_resident_bytes(&self) -> u64 {
         let path = Path::new("/proc").join(self.process().to_string()).join("status");
         let text = fs::read_to_string(path).expect("the daemon runs");
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has one");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("every process has one");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("the kernel prints a number");
         kib * 1024
     }
@@ -248,6 +263,7 @@ impl Drop for Node {
             kill(&mut daemon);
         }
         self.disks.iter().for_each(|disk| wait_until_free(disk));
+        self.metadata.iter().for_each(|place| wait_until_free(&place.file));
         if std::thread::panicking() {
             eprintln!("{}", self.log_tail());
         }

@@ -16,6 +16,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nbdcopy", "libnbd-bin"),
     ("nbdfuse", "libnbd-bin (from Debian 13 on: nbdfuse)"),
     ("fusermount3", "fuse3"),
+    ("nbdkit", "nbdkit"),
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
     ("fio", "fio"),
