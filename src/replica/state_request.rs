@@ -143,10 +143,10 @@ impl Resource {
         }
         if let Agreement::Promote(id) = agreement {
             // Other volumes may have been agreed on already.
-            return match self.commands.promotion.as_ref().is_some_and(|promotion| promotion.id() == id) {
-                true => self.fail_promotion(refusal),
-                false => {}
-            };
+            if self.commands.promotion.as_ref().is_some_and(|promotion| promotion.id() == id) {
+                self.fail_promotion(refusal);
+            }
+            return;
         }
         self.answer(agreement.command(), Err(refusal));
     }
