@@ -18,5 +18,6 @@ mod lifecycle;
 mod nbd_clients;
 mod overlapping;
 mod partitions;
+mod replacement;
 mod split_brain;
 mod why;
