@@ -6,12 +6,17 @@
 //!   Zero { fua }:             zero ──► [sync, if fua] ──► Event::Disk
 //! ```
 //!
+//! At most [`JOBS_MAX`] jobs are with the ring, each with one step at a time; what is asked for beyond that waits here, first
+//! come, first served. A full ring is no error of a disk.
+//!
 //! Invariants: a write begins only after its preflush has succeeded on both devices, because a record of the activity log
 //! says that what it forgets is stable; a failed step ends the job with that error; every
 //! job ends in exactly one event; payloads are given to the kernel by reference when they are aligned, else copied into
 //! aligned memory first.
 //!
 //! Not here: order between jobs (the machine's), opening and locking (`backing`).
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use slab::Slab;
@@ -21,10 +26,14 @@ use super::tag::Tag;
 use crate::io::block_file::BlockFile;
 use crate::io::buffer::BufferPool;
 use crate::io::descriptor::Descriptor;
-use crate::io::ring::{Completion, Operation, Outcome, Ring, RingError};
+use crate::io::ring::{Completion, OPERATIONS_MAX, Operation, Outcome, Refused, Ring, RingError};
 use crate::model::ids::Ticket;
 use crate::replica::action::{Area, DiskOperation};
 use crate::replica::event::{DiskError, Event};
+
+/// Jobs with the ring at once: more than a disk gains from, and half of what a ring holds, so that sockets, listeners and the
+/// mailbox always find room in it. Clients may ask for several times as much.
+const JOBS_MAX: usize = OPERATIONS_MAX / 2;
 
 /// The disks of a resource's volumes, and what they are doing.
 #[derive(Debug)]
@@ -32,11 +41,23 @@ pub(super) struct LocalDisks {
     pool: BufferPool,
     disks: Vec<Option<Opened>>,
     jobs: Slab<Job>,
+    /// What has not begun.
+    waiting: VecDeque<Waiting>,
+    /// Steps of jobs that the ring had no room for.
+    stalled: VecDeque<(usize, Operation)>,
     /// Registered descriptors of disks that were released, until the ring lets them go.
     retired: Vec<Descriptor>,
 }
 
-/// One operation of the machine.
+/// An operation that waits for a place.
+#[derive(Debug)]
+struct Waiting {
+    volume: usize,
+    ticket: Ticket,
+    operation: DiskOperation,
+}
+
+/// One operation of the machine that has begun.
 #[derive(Debug)]
 struct Job {
     ticket: Ticket,
@@ -60,7 +81,8 @@ enum Then {
 impl LocalDisks {
     pub(super) fn new(volumes: usize, pool: BufferPool) -> Self {
         let disks = (0..volumes).map(|_| None).collect();
-        Self { pool, disks, jobs: Slab::new(), retired: Vec::new() }
+        let (jobs, waiting, stalled) = (Slab::new(), VecDeque::new(), VecDeque::new());
+        Self { pool, disks, jobs, waiting, stalled, retired: Vec::new() }
     }
 
     pub(super) fn has(&self, volume: usize) -> bool {
@@ -85,37 +107,42 @@ impl LocalDisks {
         self.disks[volume] = Some(opened);
     }
 
-    /// Closes a volume's disk, and with it its lock.
-    pub(super) fn release(&mut self, volume: usize, ring: &mut Ring) {
+    /// Closes a volume's disk, and with it its lock. What has not begun there never will.
+    pub(super) fn release(&mut self, volume: usize, ring: &mut Ring) -> Vec<Event> {
         if let Some(opened) = self.disks.get_mut(volume).and_then(Option::take) {
             let files = std::iter::once(&opened.data).chain(&opened.metadata);
             self.retired.extend(files.map(|file| file.descriptor().clone()));
         }
         self.retire(ring);
+        let (gone, kept) = std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.volume == volume);
+        self.waiting = kept;
+        let gone: VecDeque<Waiting> = gone;
+        gone.into_iter().map(without_disk).collect()
     }
 
     /// Closes all disks. Descriptors that operations in flight hold are closed with the last of these.
     pub(super) fn release_all(&mut self, ring: &mut Ring) {
         for volume in 0..self.disks.len() {
-            self.release(volume, ring);
+            // Nobody is left to hear of what had not begun.
+            let _ = self.release(volume, ring);
         }
     }
 
     /// Lets go of released disks that the ring still had.
-    pub(super) fn retire(&mut self, ring: &mut Ring) {
+    fn retire(&mut self, ring: &mut Ring) {
         self.retired.retain(|descriptor| ring.unregister(descriptor).is_err());
     }
 
-    /// Whether `retire` has something left to do.
+    /// Whether descriptors wait for the ring to let them go, which it does not announce.
     pub(super) fn is_retiring(&self) -> bool {
         !self.retired.is_empty()
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.jobs.is_empty()
+        self.jobs.is_empty() && self.waiting.is_empty()
     }
 
-    /// Begins an operation. What cannot begin ends at once.
+    /// Begins an operation, or lets it wait for its turn. What can never begin ends at once.
     pub(super) fn submit(
         &mut self,
         volume: usize,
@@ -123,11 +150,39 @@ impl LocalDisks {
         operation: DiskOperation,
         ring: &mut Ring,
     ) -> Option<Event> {
-        let (name, offset, bytes) = describe(&operation);
-        let Some(disk) = self.disks.get(volume).and_then(Option::as_ref) else {
-            let reason = "there is no disk".to_owned();
-            return Some(Event::Disk { ticket, result: Err(DiskError { operation: name, offset, bytes, reason }) });
+        let waiting = Waiting { volume, ticket, operation };
+        if self.may_begin() && self.waiting.is_empty() {
+            return self.begin(waiting, ring);
+        }
+        self.waiting.push_back(waiting);
+        None
+    }
+
+    /// Begins what there is room for by now.
+    pub(super) fn pump(&mut self, ring: &mut Ring, events: &mut VecDeque<Event>) {
+        while !ring.is_full()
+            && let Some((key, step)) = self.stalled.pop_front()
+        {
+            events.extend(self.push(key, step, ring));
+        }
+        while self.may_begin()
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            events.extend(self.begin(waiting, ring));
+        }
+        self.retire(ring);
+    }
+
+    fn may_begin(&self) -> bool {
+        self.jobs.len() < JOBS_MAX && self.stalled.is_empty()
+    }
+
+    fn begin(&mut self, waiting: Waiting, ring: &mut Ring) -> Option<Event> {
+        let Some(disk) = self.disks.get(waiting.volume).and_then(Option::as_ref) else {
+            return Some(without_disk(waiting));
         };
+        let Waiting { ticket, operation, .. } = waiting;
+        let (name, offset, bytes) = describe(&operation);
         let (first, then) = plan(disk, operation, &self.pool);
         let job = Job { ticket, name, offset, bytes, then };
         let key = self.jobs.insert(job);
@@ -157,6 +212,10 @@ impl LocalDisks {
     fn push(&mut self, key: usize, operation: Operation, ring: &mut Ring) -> Option<Event> {
         match ring.push_tagged(operation, Tag::Disk(key as u64).encode()) {
             Ok(_) => None,
+            Err(Refused { reason: RingError::Full { .. }, operation }) => {
+                self.stalled.push_back((key, *operation));
+                None
+            }
             Err(refused) => Some(self.fail(key, &refused.reason)),
         }
     }
@@ -167,6 +226,12 @@ impl LocalDisks {
         tracing::debug!(%error, "disk");
         Event::Disk { ticket, result: Err(error) }
     }
+}
+
+fn without_disk(Waiting { ticket, operation, .. }: Waiting) -> Event {
+    let (operation, offset, bytes) = describe(&operation);
+    let reason = "there is no disk".to_owned();
+    Event::Disk { ticket, result: Err(DiskError { operation, offset, bytes, reason }) }
 }
 
 /// For error messages: what, where, how much.
@@ -227,5 +292,97 @@ fn what_was_read(completion: Completion) -> Bytes {
     match (completion.result, completion.operation) {
         (Ok(Outcome::Transferred(_)), Operation::ReadAt { buffer, .. }) => buffer.freeze(),
         _ => Bytes::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::specification::BackingPaths;
+
+    /// A disk of one volume, its ring, and what has been heard of it.
+    struct Bench {
+        _directory: tempfile::TempDir,
+        ring: Ring,
+        disks: LocalDisks,
+        events: VecDeque<Event>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let data = directory.path().join("disk");
+            std::fs::File::create(&data).unwrap().set_len(1 << 20).unwrap();
+            let opened = Opened::open(&BackingPaths { data, metadata: None }, true, Duration::ZERO).unwrap();
+            let mut ring = Ring::new(64).unwrap();
+            let mut disks = LocalDisks::new(1, BufferPool::new());
+            disks.place(0, opened, &mut ring);
+            Self { _directory: directory, ring, disks, events: VecDeque::new() }
+        }
+
+        fn read(&mut self, ticket: u64) {
+            let operation = DiskOperation::Read { area: Area::Data, offset: ticket % 2048 * 512, bytes: 512 };
+            self.events.extend(self.disks.submit(0, Ticket(ticket), operation, &mut self.ring));
+        }
+
+        /// Goes round until nothing is left to do; the tickets of what succeeded.
+        fn finish(&mut self) -> BTreeSet<u64> {
+            let mut completions = Vec::new();
+            while !self.disks.is_idle() {
+                assert!(self.disks.jobs.len() <= JOBS_MAX);
+                self.ring.submit_and_wait(Some(Duration::from_secs(1))).unwrap();
+                self.ring.completions(&mut completions);
+                for completion in completions.drain(..) {
+                    if let Tag::Disk(job) = Tag::decode(completion.tag) {
+                        self.events.extend(self.disks.on_completion(job, completion, &mut self.ring));
+                    }
+                }
+                self.disks.pump(&mut self.ring, &mut self.events);
+            }
+            let tickets = self.events.drain(..).map(|event| match event {
+                Event::Disk { ticket, result } => (ticket.0, result.unwrap()).0,
+                event => panic!("{event:?}"),
+            });
+            tickets.collect()
+        }
+    }
+
+    #[test]
+    fn more_than_a_ring_holds_is_done_in_turn() {
+        let mut bench = Bench::new();
+        let tickets = 0..OPERATIONS_MAX as u64 + 5000;
+        tickets.clone().for_each(|ticket| bench.read(ticket));
+        assert_eq!(bench.ring.len(), JOBS_MAX);
+        assert_eq!(bench.finish(), tickets.collect());
+    }
+
+    #[test]
+    fn a_full_ring_is_no_error_of_the_disk() {
+        let mut bench = Bench::new();
+        while !bench.ring.is_full() {
+            bench.ring.push(Operation::Timeout { after: Duration::ZERO }).unwrap();
+        }
+        (0..3).for_each(|ticket| bench.read(ticket));
+        assert!(bench.events.is_empty());
+        assert_eq!(bench.finish(), [0, 1, 2].into());
+    }
+
+    #[test]
+    fn what_has_not_begun_ends_with_its_disk() {
+        let mut bench = Bench::new();
+        (0..JOBS_MAX as u64 + 2).for_each(|ticket| bench.read(ticket));
+        let gone = bench.disks.release(0, &mut bench.ring);
+        let gone: Vec<u64> = gone
+            .into_iter()
+            .map(|event| match event {
+                Event::Disk { ticket, result: Err(_) } => ticket.0,
+                event => panic!("{event:?}"),
+            })
+            .collect();
+        assert_eq!(gone, [JOBS_MAX as u64, JOBS_MAX as u64 + 1]);
+        assert_eq!(bench.finish().len(), JOBS_MAX);
     }
 }

@@ -37,10 +37,19 @@ const CLIENTS_MAX: usize = 128;
 /// How long a client may take to open an export.
 const NEGOTIATION_PATIENCE: Duration = Duration::from_secs(30);
 
+/// A place where clients connect.
+#[derive(Debug)]
+struct Listener {
+    socket: Descriptor,
+    place: NbdListen,
+    /// An accept, or a pause after one that failed, is in flight.
+    is_waiting: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct NbdServer {
     pool: BufferPool,
-    listeners: Vec<(Descriptor, NbdListen)>,
+    listeners: Vec<Listener>,
     is_accepting: bool,
     next_client: u64,
     clients: BTreeMap<u64, NbdClient>,
@@ -56,34 +65,35 @@ impl NbdServer {
                 NbdListen::Unix(path) => unix::listener(path)?,
                 NbdListen::Tcp(address) => tcp::listener(*address, &StreamOptions::default())?,
             };
-            server.listeners.push((socket.into(), place.clone()));
+            server.listeners.push(Listener { socket: socket.into(), place: place.clone(), is_waiting: false });
         }
         Ok(server)
     }
 
     /// Where clients are expected; a port 0 has become a real one.
     pub(super) fn places(&self) -> impl Iterator<Item = NbdListen> + '_ {
-        self.listeners.iter().map(|(socket, place)| match place {
+        self.listeners.iter().map(|Listener { socket, place, .. }| match place {
             NbdListen::Tcp(address) => NbdListen::Tcp(tcp::local_address(socket).unwrap_or(*address)),
             NbdListen::Unix(path) => NbdListen::Unix(path.clone()),
         })
     }
 
-    /// Begins to accept.
-    pub(super) fn start(&mut self, ring: &mut Ring) {
-        for (number, (listener, _)) in self.listeners.iter().enumerate() {
-            stream::accept(listener, false, Tag::NbdAccept(number as u64), ring);
+    /// Accepts on every listener that does not. (The ring may have had no room.)
+    fn listen(&mut self, ring: &mut Ring) {
+        for (number, listener) in self.listeners.iter_mut().enumerate().filter(|(_, listener)| !listener.is_waiting) {
+            listener.is_waiting = stream::accept(&listener.socket, false, Tag::NbdAccept(number as u64), ring);
         }
     }
 
     pub(super) fn on_accepted(&mut self, number: u64, completion: Completion, now: Instant, ring: &mut Ring) {
-        let Some((listener, place)) = usize::try_from(number).ok().and_then(|number| self.listeners.get(number)) else {
-            return;
-        };
-        stream::accept(listener, completion.result.is_err(), Tag::NbdAccept(number), ring);
+        let listener = usize::try_from(number).ok().and_then(|number| self.listeners.get_mut(number));
+        let Some(listener) = listener else { return };
+        let is_late = completion.result.is_err();
+        listener.is_waiting = stream::accept(&listener.socket, is_late, Tag::NbdAccept(number), ring);
+        let is_tcp = matches!(listener.place, NbdListen::Tcp(_));
         match completion.result {
             Ok(Outcome::Accepted(socket)) if self.is_accepting && self.clients.len() < CLIENTS_MAX => {
-                if matches!(place, NbdListen::Tcp(_)) {
+                if is_tcp {
                     // Without the option everything works, a little slower.
                     let _ = tcp::configure(&socket, &StreamOptions::default());
                 }
@@ -193,8 +203,9 @@ impl NbdServer {
         self.clients.values().any(|client| client.volume.is_some())
     }
 
-    /// Begins sends and receives, and forgets who has gone.
+    /// Begins accepts, sends and receives, and forgets who has gone.
     pub(super) fn pump(&mut self, now: Instant, ring: &mut Ring, events: &mut VecDeque<Event>) {
+        self.listen(ring);
         let mut closed = Vec::new();
         self.clients.retain(|_, client| {
             client.pump(now, ring);
@@ -226,7 +237,7 @@ impl Drop for NbdServer {
         let paths: Vec<PathBuf> = self
             .listeners
             .iter()
-            .filter_map(|(_, place)| match place {
+            .filter_map(|listener| match &listener.place {
                 NbdListen::Unix(path) => Some(path.clone()),
                 NbdListen::Tcp(_) => None,
             })

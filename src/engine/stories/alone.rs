@@ -7,7 +7,7 @@ use super::client::NbdClient;
 use super::node::{Node, addresses};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
 use crate::engine::NbdListen;
-use crate::model::state::Role;
+use crate::model::state::{DiskState, Role};
 use crate::replica::event::Command;
 use crate::replica::refusal::Code;
 
@@ -49,6 +49,21 @@ fn many_writes_in_flight_are_all_answered() {
         assert_eq!(client.write_many(&offsets, &[9; 4096]), offsets.len());
     }
     assert!(clients[1].read(0, 500 * 4096).unwrap().iter().all(|byte| *byte == 9));
+}
+
+#[test]
+fn clients_that_ask_for_more_than_a_ring_holds_wait_and_lose_nothing() {
+    let node = primary();
+    let offsets: Vec<u64> = (0..1000).map(|index| index * 4096).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            let mut client = node.open("data").unwrap();
+            let offsets = &offsets;
+            scope.spawn(move || assert_eq!(client.write_many(offsets, &[9; 512]), offsets.len()));
+        }
+    });
+    assert_eq!(node.status().volumes[0].disk, DiskState::UpToDate);
+    assert_eq!(node.open("data").unwrap().read(999 * 4096, 512).unwrap(), vec![9; 512]);
 }
 
 #[test]
