@@ -123,7 +123,7 @@ impl BlockFile {
         let descriptor = Descriptor::from(file);
         let geometry = geometry::measure(&descriptor, is_direct, mode.read_only).map_err(fail("measure"))?;
         let fd = descriptor.try_into_owned().expect("nobody else has seen it");
-        let descriptor = Descriptor::aligned(fd, geometry.alignment);
+        let descriptor = Descriptor::store(fd, geometry.alignment, geometry.space_unit);
         Ok(Self { path: path.to_owned(), descriptor, geometry, mode, is_direct })
     }
 
@@ -216,7 +216,7 @@ impl BlockFile {
         self.geometry.is_rotational
     }
 
-    /// Whether ranges can be given back.
+    /// Whether a range can be given back so that it reads as zeroes, without writing them.
     #[must_use]
     pub fn supports_discard(&self) -> bool {
         self.geometry.supports_discard

@@ -16,4 +16,5 @@ mod nbd_clients;
 mod overlapping;
 mod partitions;
 mod split_brain;
+mod stores;
 mod why;

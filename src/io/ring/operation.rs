@@ -136,13 +136,14 @@ pub enum Operation {
         /// What to do.
         mode: FallocateMode,
     },
-    /// Makes the range read as zeroes by the best means the file has: punching (if allowed), zeroing, else writing.
+    /// Makes the range read as zeroes by the best means the file has: punching (if allowed), zeroing, else writing. What of a
+    /// device's block the range covers in part is written.
     WriteZeroes {
         /// Of what.
         file: Descriptor,
-        /// First byte; a multiple of the logical block.
+        /// First byte.
         offset: u64,
-        /// How many bytes; a multiple of the logical block.
+        /// How many bytes.
         len: u64,
         /// Whether the space may be given back.
         may_unmap: bool,

@@ -1,5 +1,6 @@
 //! Backing files: made sparse, compared byte by byte outside the product.
 
+use super::tools::{run, tool};
 use super::wait::{SHORT, pause};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
@@ -29,6 +30,29 @@ pub(crate) fn wait_until_free(path: &Path) {
             return;
         }
         pause();
+    }
+}
+
+/// A block device over a file.
+pub(crate) struct LoopDevice(String);
+
+impl LoopDevice {
+    /// With sectors of this size.
+    pub(crate) fn attach(file: &Path, sector_bytes: u32) -> Self {
+        let mut command = tool("losetup");
+        command.args(["--find", "--show", "--sector-size", &sector_bytes.to_string()]).arg(file);
+        Self(run(&mut command).trim().to_owned())
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        // A device that is still open goes when it is closed.
+        let _ = tool("losetup").args(["--detach", &self.0]).status();
     }
 }
 
