@@ -44,7 +44,10 @@ pub(in crate::io) fn measure(descriptor: &Descriptor, is_direct: bool, read_only
     let logical_block = logical_block.max(alignment.offset);
     let queue = queue_directory(descriptor);
     let supports_discard = match descriptor.kind() {
-        DescriptorKind::BlockDevice => attribute(queue.as_deref(), "discard_max_bytes").is_some_and(|bytes| bytes > 0),
+        // To give space back so that it reads as zeroes is a command of its own; after a plain discard anything may be read.
+        DescriptorKind::BlockDevice => {
+            attribute(queue.as_deref(), "write_zeroes_max_bytes").is_some_and(|most| most > 0)
+        }
         _ => !read_only && punches_holes(descriptor, size),
     };
     let is_rotational = attribute(queue.as_deref(), "rotational").map(|value| value != 0);

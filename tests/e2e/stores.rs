@@ -1,5 +1,6 @@
 //! Stores that are not a plain file.
 
+use crate::harness::clients::nbdinfo;
 use crate::harness::cluster::is_connected;
 use crate::harness::configuration::RESOURCE;
 use crate::harness::disks::LoopDevice;
@@ -44,5 +45,12 @@ fn single_sectors_are_trimmed_and_zeroed_on_a_device_with_larger_ones() {
     client.flush().expect("the disk is good");
     drop(client);
     cluster.assert_in_sync_and_identical();
+    drop((cluster, devices));
+}
+
+#[test]
+fn a_device_that_can_unmap_offers_trim() {
+    let (cluster, devices) = on_loop_devices(512);
+    assert_eq!(nbdinfo(&cluster.a.nbd_uri(0))["can_trim"], true);
     drop((cluster, devices));
 }
