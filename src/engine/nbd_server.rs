@@ -37,6 +37,16 @@ const CLIENTS_MAX: usize = 128;
 /// How long a client may take to open an export.
 const NEGOTIATION_PATIENCE: Duration = Duration::from_secs(30);
 
+/// For clients over TCP. A host that vanished without a word would keep the volume open, and so the node Primary, for ever:
+/// after so much silence it is asked whether it is there, and after twice that it is given up. That also ends who is there
+/// but takes none of its replies for a minute.
+const CLIENT_OPTIONS: StreamOptions = StreamOptions {
+    send_buffer: None,
+    receive_buffer: None,
+    keepalive: Some(Duration::from_secs(30)),
+    user_timeout: Some(Duration::from_secs(60)),
+};
+
 /// A place where clients connect.
 #[derive(Debug)]
 struct Listener {
@@ -63,7 +73,7 @@ impl NbdServer {
         for place in places {
             let socket = match place {
                 NbdListen::Unix(path) => unix::listener(path)?,
-                NbdListen::Tcp(address) => tcp::listener(*address, &StreamOptions::default())?,
+                NbdListen::Tcp(address) => tcp::listener(*address, &CLIENT_OPTIONS)?,
             };
             server.listeners.push(Listener { socket: socket.into(), place: place.clone(), is_waiting: false });
         }
@@ -93,9 +103,8 @@ impl NbdServer {
         let is_tcp = matches!(listener.place, NbdListen::Tcp(_));
         match completion.result {
             Ok(Outcome::Accepted(socket)) if self.is_accepting && self.clients.len() < CLIENTS_MAX => {
-                if is_tcp {
-                    // Without the option everything works, a little slower.
-                    let _ = tcp::configure(&socket, &StreamOptions::default());
+                if is_tcp && let Err(error) = tcp::configure(&socket, &CLIENT_OPTIONS) {
+                    tracing::warn!(%error, "a client that vanishes may not be noticed");
                 }
                 self.adopt(socket.into(), now);
             }

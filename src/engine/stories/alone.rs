@@ -1,7 +1,7 @@
 //! One node without its peer.
 
 use std::io::ErrorKind;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use super::client::NbdClient;
 use super::node::{Node, addresses};
@@ -145,6 +145,26 @@ fn a_client_that_does_not_read_its_replies_is_not_read_from() {
     node.wait("closed", |status| !status.volumes[0].open);
 }
 
+/// What the kernel's table of connections says of the server's ends: `02` is a running keepalive.
+fn timers(server: SocketAddr) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let place = format!("0100007F:{:04X}", server.port());
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // Number, own address, the other's, state (01: established), queues, timer.
+    rows.filter(|row| row[1] == place && row[3] == "01").map(|row| row[5][..2].to_owned()).collect()
+}
+
+#[test]
+fn a_client_that_falls_silent_is_asked_whether_it_is_there() {
+    let node = Node::tuned(0, addresses(), |spec| spec.nbd.push(NbdListen::Tcp("127.0.0.1:0".parse().unwrap())));
+    node.attach().unwrap();
+    node.command(Command::Primary { force: true }).unwrap();
+    let server = tcp_place(&node);
+    let mut client = NbdClient::open_tcp(server, "data").unwrap();
+    client.write(0, &[1; 512], false).unwrap();
+    node.wait("asking", |_| timers(server) == ["02"]);
+}
+
 #[test]
 fn a_client_that_vanishes_leaves_nothing_behind() {
     let node = primary();
@@ -161,6 +181,12 @@ fn a_client_that_vanishes_leaves_nothing_behind() {
     node.stop().unwrap();
 }
 
+/// Where a node listens that also listens on TCP.
+fn tcp_place(node: &Node) -> SocketAddr {
+    let places = node.status().volumes.remove(0).nbd;
+    places[1].strip_prefix("nbd://").and_then(|uri| uri.strip_suffix("/data")).unwrap().parse().unwrap()
+}
+
 #[test]
 fn clients_come_over_tcp_too_and_the_page_cache_may_be_used() {
     let node = Node::tuned(0, addresses(), |spec| {
@@ -169,9 +195,7 @@ fn clients_come_over_tcp_too_and_the_page_cache_may_be_used() {
     });
     node.attach().unwrap();
     node.command(Command::Primary { force: true }).unwrap();
-    let places = node.status().volumes.remove(0).nbd;
-    let address = places[1].strip_prefix("nbd://").and_then(|uri| uri.strip_suffix("/data")).unwrap();
-    let mut client = NbdClient::open_tcp(address.parse().unwrap(), "").unwrap();
+    let mut client = NbdClient::open_tcp(tcp_place(&node), "").unwrap();
     client.write(512, &[1; 70_144], true).unwrap();
     client.flush().unwrap();
     assert_eq!(node.open("data").unwrap().read(512, 70_144).unwrap(), vec![1; 70_144]);
