@@ -39,4 +39,5 @@ mod stream;
 mod tag;
 
 pub use handle::{Answer, EngineError, ResourceHandle};
+pub use nbd_server::NBD_CLIENTS_MAX;
 pub use specification::{BackingPaths, NbdListen, PeerAddresses, ResourceSpec};

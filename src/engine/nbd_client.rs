@@ -115,6 +115,17 @@ impl NbdClient {
         self.is_closing = true;
     }
 
+    /// Whether it has opened nothing yet.
+    pub(super) fn is_negotiating(&self) -> bool {
+        self.volume.is_none() && !self.is_closing
+    }
+
+    /// Lets the client go at once.
+    pub(super) fn give_up(&mut self, reason: &str, now: Instant, ring: &mut Ring) {
+        self.close_for(reason);
+        self.stream.end(now, false, ring);
+    }
+
     /// Lets the client go because the volume does.
     pub(super) fn close_for(&mut self, reason: &str) {
         if !self.is_closing {
@@ -134,7 +145,7 @@ impl NbdClient {
 
     /// Begins what can begin.
     pub(super) fn pump(&mut self, now: Instant, ring: &mut Ring) {
-        if self.volume.is_none() && self.negotiate_by <= now && !self.is_closing {
+        if self.is_negotiating() && self.negotiate_by <= now {
             self.close_for("it opened no export in time");
         }
         if self.is_closing && self.session.in_flight() == 0 && self.stream.is_open() {
@@ -152,7 +163,7 @@ impl NbdClient {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let negotiation = (self.volume.is_none() && !self.is_closing).then_some(self.negotiate_by);
+        let negotiation = self.is_negotiating().then_some(self.negotiate_by);
         negotiation.into_iter().chain(self.stream.deadline()).min()
     }
 

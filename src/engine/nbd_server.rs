@@ -32,7 +32,7 @@ use crate::replica::action::RequestError;
 use crate::replica::event::{Event, Request, RequestKind};
 
 /// Clients at once: several connections of each of several programs. Each may hold some 170 MiB at worst.
-const CLIENTS_MAX: usize = 128;
+pub const NBD_CLIENTS_MAX: usize = 128;
 
 /// How long a client may take to open an export.
 const NEGOTIATION_PATIENCE: Duration = Duration::from_secs(30);
@@ -102,15 +102,30 @@ impl NbdServer {
         listener.is_waiting = stream::accept(&listener.socket, is_late, Tag::NbdAccept(number), ring);
         let is_tcp = matches!(listener.place, NbdListen::Tcp(_));
         match completion.result {
-            Ok(Outcome::Accepted(socket)) if self.is_accepting && self.clients.len() < CLIENTS_MAX => {
+            Ok(Outcome::Accepted(socket)) if self.is_accepting && self.make_room(now, ring) => {
                 if is_tcp && let Err(error) = tcp::configure(&socket, &CLIENT_OPTIONS) {
                     tracing::warn!(%error, "a client that vanishes may not be noticed");
                 }
                 self.adopt(socket.into(), now);
             }
-            Ok(Outcome::Accepted(_)) => tracing::warn!(limit = CLIENTS_MAX, "a client was turned away"),
+            Ok(Outcome::Accepted(_)) => tracing::warn!(limit = NBD_CLIENTS_MAX, "a client was turned away"),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "a client's connection was not accepted"),
+        }
+    }
+
+    /// Whether one more client may come. If there are too many, who has been opening nothing for longest goes: connections
+    /// that say nothing must not keep out those that do.
+    fn make_room(&mut self, now: Instant, ring: &mut Ring) -> bool {
+        if self.clients.len() < NBD_CLIENTS_MAX {
+            return true;
+        }
+        match self.clients.values_mut().find(|client| client.is_negotiating()) {
+            Some(oldest) => {
+                oldest.give_up("others wait for its place, and it opened no export", now, ring);
+                true
+            }
+            None => false,
         }
     }
 

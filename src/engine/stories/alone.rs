@@ -1,12 +1,13 @@
 //! One node without its peer.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 
 use super::client::NbdClient;
 use super::node::{Node, addresses};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
-use crate::engine::NbdListen;
+use crate::engine::{NBD_CLIENTS_MAX, NbdListen};
 use crate::model::state::{DiskState, Role};
 use crate::replica::event::Command;
 use crate::replica::refusal::Code;
@@ -143,6 +144,42 @@ fn a_client_that_does_not_read_its_replies_is_not_read_from() {
     other.flush().unwrap();
     drop(other);
     node.wait("closed", |status| !status.volumes[0].open);
+}
+
+#[test]
+fn requests_whose_answers_nobody_reads_yet_are_answered_in_the_end() {
+    let node = primary();
+    let mut client = node.open("data").unwrap();
+    client.ask_without_listening(4096, 4096);
+    let mut other = node.open("data").unwrap();
+    other.write(0, &[1; 4096], false).unwrap();
+    assert_eq!(client.listen(4096), 4096);
+    assert_eq!(client.read(0, 4096).unwrap(), vec![1; 4096]);
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_out() {
+    let node = primary();
+    let silent: Vec<UnixStream> = (0..NBD_CLIENTS_MAX).map(|_| UnixStream::connect(node.socket()).unwrap()).collect();
+    let greeted = |mut stream: &UnixStream| stream.read_exact(&mut [0; 18]);
+    silent.iter().for_each(|stream| greeted(stream).unwrap());
+    let mut client = node.open("data").unwrap();
+    client.write(0, &[1; 512], false).unwrap();
+    let mut oldest = &silent[0];
+    assert_eq!(oldest.read(&mut [0]).unwrap(), 0, "it had to go");
+    let mut second = &silent[1];
+    second.set_nonblocking(true).unwrap();
+    assert_eq!(second.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn who_comes_when_all_places_are_taken_is_turned_away_and_comes_again() {
+    let node = primary();
+    let mut clients: Vec<NbdClient> = (0..NBD_CLIENTS_MAX).map(|_| node.open("data").unwrap()).collect();
+    assert!(node.open("data").is_err());
+    assert_eq!(clients[0].read(0, 512).unwrap(), vec![0; 512], "the others stay");
+    drop(clients.pop());
+    node.wait("a place", |_| node.open("data").is_ok());
 }
 
 /// What the kernel's table of connections says of the server's ends: `02` is a running keepalive.
