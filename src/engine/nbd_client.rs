@@ -111,7 +111,10 @@ impl NbdClient {
 
     /// Takes nothing more; replies in flight are still sent if the client may still be reading.
     pub(super) fn close(&mut self, reason: &CloseReason) {
-        tracing::debug!(client = self.id, %reason, "a client is closed");
+        match reason.is_silent_refusal() {
+            true => tracing::info!(client = self.id, %reason, "a client is closed"),
+            false => tracing::debug!(client = self.id, %reason, "a client is closed"),
+        }
         self.is_closing = true;
     }
 

@@ -128,6 +128,13 @@ impl CloseReason {
     pub const fn is_orderly(&self) -> bool {
         matches!(self, Self::Disconnected | Self::Aborted)
     }
+
+    /// Whether the client asked for an export in the old way, which knows no refusal but the end of the connection: only
+    /// we can tell its user why.
+    #[must_use]
+    pub const fn is_silent_refusal(&self) -> bool {
+        matches!(self, Self::BadName(_) | Self::UnknownExport(_) | Self::Refused { .. })
+    }
 }
 
 /// What the session could use next.
