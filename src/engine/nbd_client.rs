@@ -62,6 +62,16 @@ impl NbdClient {
         client
     }
 
+    /// Bytes of payload that it holds: of its commands, and of replies that it has not taken.
+    pub(super) fn payload_bytes_held(&self) -> u64 {
+        self.session.payload_bytes_held() + self.stream.outbox.waiting_bytes() as u64
+    }
+
+    /// Bounds the payload of its commands.
+    pub(super) fn allow(&mut self, payload_bytes: u64) {
+        self.session.allow(payload_bytes);
+    }
+
     /// Takes what a receive brought, for `step`.
     pub(super) fn on_received(&mut self, completion: Completion) -> Result<(), String> {
         let mut pieces = Vec::new();

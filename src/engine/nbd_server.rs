@@ -4,8 +4,9 @@
 //! What needs no machine is answered here: `CACHE` (done: the page cache is bypassed), the `fast` form of writing zeroes
 //! where that would not be fast, and commands beyond the end of a volume that has shrunk.
 //!
-//! Invariants: the machine knows how many clients have a volume open before the client does; memory is bounded by the
-//! number of clients times what one may ask for (`nbd::session`, `nbd_client`).
+//! Invariants: the machine knows how many clients have a volume open before the client does; the payload that all clients
+//! together hold is bounded by [`PAYLOAD_BYTES_MAX`] and one request of each: who would take more is not read from until
+//! others have been answered.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -31,8 +32,12 @@ use crate::nbd::wire::NbdErrno;
 use crate::replica::action::RequestError;
 use crate::replica::event::{Event, Request, RequestKind};
 
-/// Clients at once: several connections of each of several programs. Each may hold some 170 MiB at worst.
+/// Clients at once: several connections of each of several programs.
 pub const NBD_CLIENTS_MAX: usize = 128;
+
+/// Payload that all clients together may hold, in requests and in replies that they have not taken: several clients with all
+/// that one may ask for, and far more than any disk or link gains from.
+const PAYLOAD_BYTES_MAX: u64 = 512 << 20;
 
 /// How long a client may take to open an export.
 const NEGOTIATION_PATIENCE: Duration = Duration::from_secs(30);
@@ -152,16 +157,24 @@ impl NbdServer {
     /// Parses what clients have sent; requests go to `events`.
     pub(super) fn step(&mut self, exports: &Exports<'_>, events: &mut VecDeque<Event>) {
         let mut outputs = Vec::new();
+        let mut room = Room::new(PAYLOAD_BYTES_MAX, self.clients.values().map(NbdClient::payload_bytes_held));
+        for client in self.clients.values_mut() {
+            client.allow(room.share(client.payload_bytes_held()));
+        }
         let ready: Vec<u64> = self.clients.iter().filter(|(_, client)| client.is_ready()).map(|(id, _)| *id).collect();
         for id in ready {
             // What is answered at once may make room for what waits.
             while let Some(client) = self.clients.get_mut(&id)
                 && client.is_ready()
             {
+                let before = client.payload_bytes_held();
+                client.allow(room.share(before));
                 client.step(exports, &mut outputs);
                 for output in outputs.drain(..) {
                     self.on_output(id, output, exports, events);
                 }
+                let after = self.clients.get(&id).map_or(0, NbdClient::payload_bytes_held);
+                room.change(before, after);
             }
         }
     }
@@ -269,6 +282,27 @@ impl Drop for NbdServer {
         for path in paths {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+/// Memory that clients share.
+struct Room {
+    bytes_max: u64,
+    bytes_held: u64,
+}
+
+impl Room {
+    fn new(bytes_max: u64, held: impl Iterator<Item = u64>) -> Self {
+        Self { bytes_max, bytes_held: held.sum() }
+    }
+
+    /// What one may have that holds so much: all that nobody else holds.
+    fn share(&self, held: u64) -> u64 {
+        self.bytes_max.saturating_sub(self.bytes_held - held)
+    }
+
+    fn change(&mut self, before: u64, after: u64) {
+        self.bytes_held = self.bytes_held - before + after;
     }
 }
 
