@@ -145,3 +145,19 @@ fn demotion_is_refused_while_a_client_is_there() {
     cluster.a.wait("the client has left", LONG, |status| !status.volumes[0].open);
     cluster.a.ok(&["secondary", RESOURCE]);
 }
+
+#[test]
+fn the_longest_requests_go_through_and_reach_the_peer() {
+    let cluster = Cluster::with_primary(Options { disk_mib: 128, ..Options::default() });
+    let mut client = Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("alpha is Primary");
+    let mut dice = Dice::new(12);
+    let block: Vec<u8> = (0..1 << 20).map(|_| dice.below(256) as u8).collect();
+    for (round, offset) in [512, (64 << 20) - 512, 32 << 20].into_iter().enumerate() {
+        let payload: Vec<u8> = (0..32).flat_map(|_| block.iter().map(|byte| byte.wrapping_add(round as u8))).collect();
+        client.write(offset, &payload).expect("32 MiB are what every client may send");
+        assert!(client.read(offset, 32 << 20).expect("and ask for") == payload, "32 MiB at {offset}");
+    }
+    client.flush().expect("the disks are good");
+    drop(client);
+    cluster.assert_in_sync_and_identical();
+}
