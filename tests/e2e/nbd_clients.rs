@@ -161,3 +161,23 @@ fn the_longest_requests_go_through_and_reach_the_peer() {
     drop(client);
     cluster.assert_in_sync_and_identical();
 }
+
+#[test]
+fn a_bench_counts_the_time_that_its_last_answers_take() {
+    let cluster = Cluster::with_primary(Options::default());
+    let words =
+        ["bench", RESOURCE, "--load", "randwrite", "--block-bytes", "1048576", "--depth", "64", "--seconds", "1"];
+    let printed = cluster.a.ok(&[&words[..], &["--json"]].concat());
+    let report: serde_json::Value = serde_json::from_str(&printed).expect("it prints JSON");
+    let (seconds, write) = (report["seconds"].as_f64().expect("a number"), &report["kinds"]["write"]);
+    assert!(seconds > 1.0, "64 MiB are in flight when the second is over: {report}");
+    let bytes = write["bytes_per_s"].as_f64().expect("a number") * seconds;
+    assert!((bytes / f64::from(1 << 20) - write["requests"].as_f64().expect("a number")).abs() < 0.01, "{report}");
+}
+
+#[test]
+fn a_bench_with_more_connections_than_there_are_places_says_so() {
+    let cluster = Cluster::with_primary(Options::default());
+    let words = cluster.a.refused(&["bench", RESOURCE, "--connections", "130", "--seconds", "1"], 1);
+    assert!(words.contains("connection 129 of 130") && words.contains("128 clients"), "{words}");
+}
