@@ -72,6 +72,7 @@ fn open_once(path: &std::path::Path, direct: bool) -> Result<BlockFile, BlockFil
         file = BlockFile::open(path, Mode::default())?;
     }
     file.lock()?;
+    file.leave_page_cache()?;
     Ok(file)
 }
 
