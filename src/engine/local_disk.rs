@@ -35,11 +35,17 @@ use crate::replica::event::{DiskError, Event};
 /// mailbox always find room in it. Clients may ask for several times as much.
 const JOBS_MAX: usize = OPERATIONS_MAX / 2;
 
+/// Bytes written through the page cache after which they are sent on to the disk. Without it the kernel gathers as much as
+/// memory allows, and the next flush takes seconds; more often, and neighbours are written one by one.
+const DIRTY_BYTES_MAX: u64 = 32 << 20;
+
 /// The disks of a resource's volumes, and what they are doing.
 #[derive(Debug)]
 pub(super) struct LocalDisks {
     pool: BufferPool,
     disks: Vec<Option<Opened>>,
+    /// Bytes written through the page cache since they were last sent on, by volume.
+    dirty_bytes: Vec<u64>,
     jobs: Slab<Job>,
     /// What has not begun.
     waiting: VecDeque<Waiting>,
@@ -82,7 +88,7 @@ impl LocalDisks {
     pub(super) fn new(volumes: usize, pool: BufferPool) -> Self {
         let disks = (0..volumes).map(|_| None).collect();
         let (jobs, waiting, stalled) = (Slab::new(), VecDeque::new(), VecDeque::new());
-        Self { pool, disks, jobs, waiting, stalled, retired: Vec::new() }
+        Self { pool, disks, dirty_bytes: vec![0; volumes], jobs, waiting, stalled, retired: Vec::new() }
     }
 
     pub(super) fn has(&self, volume: usize) -> bool {
@@ -118,6 +124,22 @@ impl LocalDisks {
         self.waiting = kept;
         let gone: VecDeque<Waiting> = gone;
         gone.into_iter().map(without_disk).collect()
+    }
+
+    /// Counts bytes on their way into the page cache, and has the kernel write there what has gathered.
+    fn gather(&mut self, volume: usize, bytes: u64, ring: &mut Ring) {
+        let Some(disk) = self.disks.get(volume).and_then(Option::as_ref).filter(|disk| !disk.data.is_direct()) else {
+            return;
+        };
+        self.dirty_bytes[volume] += bytes;
+        if self.dirty_bytes[volume] < DIRTY_BYTES_MAX {
+            return;
+        }
+        let operation = Operation::WriteBack { file: disk.data.descriptor().clone() };
+        // Where there is no room it is tried with the next write. An error is one of the disk's, and the next sync has it.
+        if ring.push_tagged(operation, Tag::Ignored.encode()).is_ok() {
+            self.dirty_bytes[volume] = 0;
+        }
     }
 
     /// Closes all disks. Descriptors that operations in flight hold are closed with the last of these.
@@ -181,12 +203,17 @@ impl LocalDisks {
         let Some(disk) = self.disks.get(waiting.volume).and_then(Option::as_ref) else {
             return Some(without_disk(waiting));
         };
-        let Waiting { ticket, operation, .. } = waiting;
+        let Waiting { volume, ticket, operation } = waiting;
         let (name, offset, bytes) = describe(&operation);
+        let writes = matches!(operation, DiskOperation::Write { .. });
         let (first, then) = plan(disk, operation, &self.pool);
         let job = Job { ticket, name, offset, bytes, then };
         let key = self.jobs.insert(job);
-        self.push(key, first, ring)
+        let event = self.push(key, first, ring);
+        if writes {
+            self.gather(volume, bytes, ring);
+        }
+        event
     }
 
     /// A step of a job ended.

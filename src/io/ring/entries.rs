@@ -60,6 +60,9 @@ impl Flight {
                 })
             }
             Operation::Fsync { file, data_only } => sync(files.target(file), *data_only),
+            Operation::WriteBack { file } => on(files.target(file), |fd| {
+                opcode::SyncFileRange::new(fd, 0).flags(libc::SYNC_FILE_RANGE_WRITE).build()
+            }),
             Operation::Fallocate { file, offset, len, mode } => fallocate(files.target(file), *offset, *len, *mode),
             Operation::Discard { file, offset, len } => discard(files, file, *offset, *len),
             Operation::Recv { socket, chunk, len } => {

@@ -173,6 +173,7 @@ impl Flight {
             Operation::ReadAt { file, .. }
             | Operation::WriteAt { file, .. }
             | Operation::Fsync { file, .. }
+            | Operation::WriteBack { file }
             | Operation::Fallocate { file, .. }
             | Operation::WriteZeroes { file, .. }
             | Operation::Discard { file, .. } => file,

@@ -72,6 +72,7 @@ impl Flight {
             Operation::PollAdd { .. } => Step::Finished(Ok(Outcome::Ready(result.cast_unsigned()))),
             Operation::Timeout { .. } => Step::Finished(Ok(Outcome::Expired)),
             Operation::Fsync { .. }
+            | Operation::WriteBack { .. }
             | Operation::Fallocate { .. }
             | Operation::Discard { .. }
             | Operation::Connect { .. }

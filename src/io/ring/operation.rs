@@ -125,6 +125,11 @@ pub enum Operation {
         /// Only the data and what is needed to read it, not times.
         data_only: bool,
     },
+    /// Begins to write what the page cache holds of a file to its disk, and waits for none of it. Makes nothing durable.
+    WriteBack {
+        /// Of what.
+        file: Descriptor,
+    },
     /// Changes the space of a range, exactly as asked or an error.
     Fallocate {
         /// Of what: a regular file, or a block device for the modes that zero.
@@ -239,6 +244,7 @@ impl Operation {
             Self::WriteAt { durable: false, .. } => "write",
             Self::WriteAt { durable: true, .. } => "durable write",
             Self::Fsync { .. } => "sync",
+            Self::WriteBack { .. } => "write back",
             Self::Fallocate { .. } => "fallocate",
             Self::WriteZeroes { .. } => "write zeroes",
             Self::Discard { .. } => "discard",
