@@ -178,6 +178,6 @@ fn a_bench_counts_the_time_that_its_last_answers_take() {
 #[test]
 fn a_bench_with_more_connections_than_there_are_places_says_so() {
     let cluster = Cluster::with_primary(Options::default());
-    let words = cluster.a.refused(&["bench", RESOURCE, "--connections", "130", "--seconds", "1"], 1);
+    let words = cluster.a.refused(&["bench", RESOURCE, "--connections", "130", "--seconds", "1"], 20);
     assert!(words.contains("connection 129 of 130") && words.contains("128 clients"), "{words}");
 }
