@@ -100,6 +100,7 @@ fn what_is_written_is_read_on_every_kind_of_file() {
             assert_eq!(transferred(&bench.write(&file, 0, pieces.clone(), true)), 16384);
             assert_eq!(bench.read(&file, 0, 16384).unwrap()[..], pieces.concat());
             let file = file.descriptor().clone();
+            bench.perform(Operation::WriteBack { file: file.clone() }).result.unwrap();
             let sync = bench.perform(Operation::Fsync { file, data_only: true });
             assert!(matches!(sync.result, Ok(Outcome::Done)));
         }
