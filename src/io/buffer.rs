@@ -21,14 +21,16 @@
 //! a chunk is written before `filled` passes it and never after, so slices handed out are immutable.
 //! A small slice keeps its whole chunk alive: who keeps bytes for long copies them.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+mod memory;
+
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+
+use self::memory::{LARGE_BYTES, Memory};
 
 /// Alignment of every buffer's start: a page, and the largest logical block there is.
 pub const ALIGNMENT: usize = 4096;
@@ -39,9 +41,6 @@ pub const CHUNK_BYTES: usize = 256 << 10;
 /// Sizes that are kept for reuse, up to the longest request of a client. What is larger is mapped and unmapped each time.
 const CLASS_BYTES: [usize; 10] =
     [4 << 10, 16 << 10, 64 << 10, 256 << 10, LARGE_BYTES, 2 << 20, 4 << 20, 8 << 20, 16 << 20, 32 << 20];
-
-/// Blocks of more bytes than this are mapped.
-const LARGE_BYTES: usize = 1 << 20;
 
 /// How much free memory a pool keeps unless told otherwise: 64 requests of 1 MiB, or all the 4 KiB requests that one
 /// resource can have in flight.
@@ -182,64 +181,6 @@ impl Shared {
 
 fn class_of(len: usize) -> Option<usize> {
     CLASS_BYTES.iter().position(|bytes| len <= *bytes)
-}
-
-/// One allocation, or, if it is large, one anonymous mapping. Whoever has the value owns the bytes.
-struct Memory {
-    start: NonNull<u8>,
-    capacity: usize,
-}
-
-// SAFETY: `Memory` is plain bytes with one owner; nothing in it belongs to a thread.
-unsafe impl Send for Memory {}
-// SAFETY: a shared `Memory` gives out only its address; who makes slices from it says why they do not alias.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    fn new(capacity: usize) -> Self {
-        let layout = Self::layout(capacity.max(ALIGNMENT));
-        let start = if layout.size() > LARGE_BYTES { Self::map(layout.size()) } else { Self::allocate(layout) };
-        let Some(start) = start else { handle_alloc_error(layout) };
-        Self { start, capacity: layout.size() }
-    }
-
-    /// Zeroed memory. (The allocator's own zeroing does the same for this alignment.)
-    fn allocate(layout: Layout) -> Option<NonNull<u8>> {
-        // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { alloc(layout) })?;
-        // SAFETY: the allocation has so many bytes, and nobody else knows of it.
-        unsafe { start.as_ptr().write_bytes(0, layout.size()) };
-        Some(start)
-    }
-
-    /// Zero pages, made by the kernel when they are touched; a page is aligned to itself.
-    fn map(capacity: usize) -> Option<NonNull<u8>> {
-        let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: no file and no address are named; a new mapping overlaps nothing.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), capacity, protection, kind, -1, 0) };
-        if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
-    }
-
-    fn is_mapped(&self) -> bool {
-        self.capacity > LARGE_BYTES
-    }
-
-    fn layout(capacity: usize) -> Layout {
-        Layout::from_size_align(capacity, ALIGNMENT).expect("a capacity is far below the address space")
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if self.is_mapped() {
-            // SAFETY: `start` came from `mmap` with this length and the owner is going away.
-            let result = unsafe { libc::munmap(self.start.as_ptr().cast(), self.capacity) };
-            assert_eq!(result, 0, "a mapping of ours can be taken away");
-        } else {
-            // SAFETY: `start` came from `alloc` with this layout and the owner is going away.
-            unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) }
-        }
-    }
 }
 
 /// A buffer with one owner, aligned to [`ALIGNMENT`]. Its memory returns to the pool when it is dropped.
