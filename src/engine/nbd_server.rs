@@ -5,8 +5,8 @@
 //! where that would not be fast, and commands beyond the end of a volume that has shrunk.
 //!
 //! Invariants: the machine knows how many clients have a volume open before the client does; the payload that all clients
-//! together hold is bounded by [`PAYLOAD_BYTES_MAX`] and one request of each: who would take more is not read from until
-//! others have been answered.
+//! together hold is bounded by [`PAYLOAD_BYTES_MAX`], and [`PART_BYTES`] and one request of each: who would take more is not
+//! read from until others have been answered.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -38,6 +38,10 @@ pub const NBD_CLIENTS_MAX: usize = 128;
 /// Payload that all clients together may hold, in requests and in replies that they have not taken: several clients with all
 /// that one may ask for, and far more than any disk or link gains from.
 const PAYLOAD_BYTES_MAX: u64 = 512 << 20;
+
+/// What each client may hold of that whatever the others do, so that a few that do not take their replies do not hold up the
+/// rest: a queue of small requests.
+const PART_BYTES: u64 = 2 << 20;
 
 /// How long a client may take to open an export.
 const NEGOTIATION_PATIENCE: Duration = Duration::from_secs(30);
@@ -157,7 +161,7 @@ impl NbdServer {
     /// Parses what clients have sent; requests go to `events`.
     pub(super) fn step(&mut self, exports: &Exports<'_>, events: &mut VecDeque<Event>) {
         let mut outputs = Vec::new();
-        let mut room = Room::new(PAYLOAD_BYTES_MAX, self.clients.values().map(NbdClient::payload_bytes_held));
+        let mut room = Room::new(self.clients.values().map(NbdClient::payload_bytes_held));
         for client in self.clients.values_mut() {
             client.allow(room.share(client.payload_bytes_held()));
         }
@@ -287,18 +291,17 @@ impl Drop for NbdServer {
 
 /// Memory that clients share.
 struct Room {
-    bytes_max: u64,
     bytes_held: u64,
 }
 
 impl Room {
-    fn new(bytes_max: u64, held: impl Iterator<Item = u64>) -> Self {
-        Self { bytes_max, bytes_held: held.sum() }
+    fn new(held: impl Iterator<Item = u64>) -> Self {
+        Self { bytes_held: held.sum() }
     }
 
-    /// What one may have that holds so much: all that nobody else holds.
+    /// What one may have that holds so much: all that nobody else holds, or its part.
     fn share(&self, held: u64) -> u64 {
-        self.bytes_max.saturating_sub(self.bytes_held - held)
+        PAYLOAD_BYTES_MAX.saturating_sub(self.bytes_held - held).max(PART_BYTES)
     }
 
     fn change(&mut self, before: u64, after: u64) {
@@ -358,5 +361,45 @@ fn errno(error: RequestError) -> NbdErrno {
         RequestError::NotPrimary => NbdErrno::EPERM,
         RequestError::NoData | RequestError::Disk => NbdErrno::EIO,
         RequestError::GoingDown => NbdErrno::ESHUTDOWN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::clock;
+    use crate::io::ring::Operation;
+
+    #[test]
+    fn each_has_what_nobody_else_holds_and_never_less_than_its_part() {
+        const MIB: u64 = 1 << 20;
+        let mut room = Room::new([100 * MIB, 0, 12 * MIB].into_iter());
+        assert_eq!([100, 0, 12].map(|held| room.share(held * MIB) / MIB), [500, 400, 412]);
+        room.change(100 * MIB, 511 * MIB);
+        assert_eq!([511, 0, 12].map(|held| room.share(held * MIB) / MIB), [500, 2, 2]);
+    }
+
+    #[test]
+    fn an_accept_that_found_no_room_in_the_ring_is_begun_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("nbd");
+        let mut server = NbdServer::new(&[NbdListen::Unix(place.clone())], BufferPool::new()).unwrap();
+        let (mut ring, mut events, mut completions) = (Ring::new(64).unwrap(), VecDeque::new(), Vec::new());
+        while !ring.is_full() {
+            ring.push(Operation::Timeout { after: Duration::ZERO }).unwrap();
+        }
+        server.pump(clock::now(), &mut ring, &mut events);
+        assert!(!server.listeners[0].is_waiting);
+        let _client = std::os::unix::net::UnixStream::connect(&place).unwrap();
+        while server.clients.is_empty() {
+            ring.submit_and_wait(Some(Duration::from_secs(1))).unwrap();
+            ring.completions(&mut completions);
+            for completion in completions.drain(..) {
+                if let Tag::NbdAccept(number) = Tag::decode(completion.tag) {
+                    server.on_accepted(number, completion, clock::now(), &mut ring);
+                }
+            }
+            server.pump(clock::now(), &mut ring, &mut events);
+        }
     }
 }
