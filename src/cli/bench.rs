@@ -2,6 +2,9 @@
 //!
 //! Each connection has a thread and keeps `depth` requests in flight: whatever is answered is replaced at once. A flush
 //! goes out among the writes and is measured on its own. Everything is counted from the answer back to the request.
+//!
+//! A rate is what was answered by the time it took, from the first request, when all connections stand, to the last answer:
+//! requests that are slow must not count as if they had been answered in time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,6 +14,7 @@ use anyhow::{Context, bail};
 use super::arguments::{Bench, Common, Target};
 use super::histogram::Histogram;
 use super::nbd::{Address, Connection, Place};
+use crate::engine::NBD_CLIENTS_MAX;
 use crate::io::random::random_u64;
 use crate::nbd::client::ClientEvent;
 
@@ -91,18 +95,20 @@ pub(super) fn bench(common: &Common, options: &Bench) -> anyhow::Result<u8> {
     let address = address(common, &options.volume)?;
     check(options)?;
     let seed = random_u64().context("no random numbers")?;
+    let connections = connections(&address, options.connections)?;
     let started = Instant::now();
-    let workers: Vec<_> = (0..u64::from(options.connections))
-        .map(|number| {
-            let (address, options) = (address.clone(), options.clone());
-            std::thread::spawn(move || worker(&address, &options, number, seed.wrapping_add(number << 32)))
-        })
-        .collect();
-    let mut all = Tallies::default();
+    let begin = |(number, connection): (u64, Connection)| {
+        let options = options.clone();
+        std::thread::spawn(move || worker(connection, &options, number, seed.wrapping_add(number << 32)))
+    };
+    let workers: Vec<_> = (0..).zip(connections).map(begin).collect();
+    let (mut all, mut ended) = (Tallies::default(), started);
     for worker in workers {
-        all.merge(&worker.join().map_err(|_| anyhow::anyhow!("a connection's thread panicked"))??);
+        let (tallies, last_answer) = worker.join().map_err(|_| anyhow::anyhow!("a connection's thread panicked"))??;
+        all.merge(&tallies);
+        ended = ended.max(last_answer);
     }
-    let seconds = started.elapsed().as_secs_f64().min(options.seconds as f64);
+    let seconds = (ended - started).as_secs_f64();
     if options.json {
         print_json(&all, seconds)
     } else {
@@ -131,6 +137,17 @@ fn check(options: &Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// All connections, before any of them is used.
+fn connections(address: &Address, count: u32) -> anyhow::Result<Vec<Connection>> {
+    let open = |number| {
+        Connection::open(address).with_context(|| match number as usize > NBD_CLIENTS_MAX {
+            true => format!("connection {number} of {count}: shimaid serves {NBD_CLIENTS_MAX} clients of a resource"),
+            false => format!("connection {number} of {count}"),
+        })
+    };
+    (1..=count).map(open).collect()
+}
+
 /// A request in flight.
 struct InFlight {
     kind: Kind,
@@ -153,8 +170,8 @@ struct Worker<'a> {
     tallies: Tallies,
 }
 
-fn worker(address: &Address, options: &Bench, number: u64, seed: u64) -> anyhow::Result<Tallies> {
-    let connection = Connection::open(address)?;
+/// What one connection measured, and when its last answer came.
+fn worker(connection: Connection, options: &Bench, number: u64, seed: u64) -> anyhow::Result<(Tallies, Instant)> {
     let range_bytes = options.range_bytes.unwrap_or(u64::MAX).min(connection.bytes);
     let largest = options.block_bytes.iter().copied().max().unwrap_or(4096);
     if range_bytes < u64::from(largest) {
@@ -176,8 +193,9 @@ fn worker(address: &Address, options: &Bench, number: u64, seed: u64) -> anyhow:
         tallies: Tallies::default(),
     };
     worker.run(Instant::now() + Duration::from_secs(options.seconds))?;
+    let last_answer = Instant::now();
     worker.connection.close();
-    Ok(worker.tallies)
+    Ok((worker.tallies, last_answer))
 }
 
 impl Worker<'_> {

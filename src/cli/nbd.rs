@@ -1,7 +1,9 @@
 //! A connection to an NBD server: the protocol's machine and a socket that never blocks, in one loop.
 
+use std::ffi::OsString;
 use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -44,8 +46,9 @@ impl FromStr for Address {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         if let Some(rest) = text.strip_prefix("nbd+unix://") {
             let (export, socket) = rest.split_once("?socket=").context("nbd+unix:///EXPORT?socket=PATH is expected")?;
-            let export = export.strip_prefix('/').unwrap_or(export).to_owned();
-            return Ok(Self { place: Place::Unix(socket.into()), export });
+            let export = text_of(export.strip_prefix('/').unwrap_or(export))?;
+            let place = Place::Unix(OsString::from_vec(percent_decoded(socket)?).into());
+            return Ok(Self { place, export });
         }
         let Some(rest) = text.strip_prefix("nbd://") else { bail!("{text:?} is no NBD address") };
         let (server, export) = rest.split_once('/').unwrap_or((rest, ""));
@@ -56,8 +59,30 @@ impl FromStr for Address {
             _ => (server, PORT),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { place: Place::Tcp(host, port), export: export.to_owned() })
+        Ok(Self { place: Place::Tcp(host, port), export: text_of(export)? })
     }
+}
+
+fn text_of(encoded: &str) -> anyhow::Result<String> {
+    String::from_utf8(percent_decoded(encoded)?).with_context(|| format!("{encoded:?} is no text"))
+}
+
+/// The bytes that a part of a URI stands for.
+fn percent_decoded(encoded: &str) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(encoded.len());
+    let mut rest = encoded.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let digits = rest.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.with_context(|| format!("{encoded:?}: two digits must follow a %"))?);
+        rest = &rest[2..];
+    }
+    Ok(bytes)
 }
 
 /// An open export.
@@ -189,6 +214,10 @@ mod tests {
         assert_eq!("nbd://[::1]:99".parse::<Address>().unwrap(), tcp("::1", 99, ""));
         let unix = Address { place: Place::Unix("/run/x.nbd".into()), export: "data".into() };
         assert_eq!("nbd+unix:///data?socket=/run/x.nbd".parse::<Address>().unwrap(), unix);
-        assert!("http://x".parse::<Address>().is_err());
+        let odd = Address { place: Place::Unix("/tmp/a b%".into()), export: "ü".into() };
+        assert_eq!("nbd+unix:///%C3%BC?socket=/tmp/a%20b%25".parse::<Address>().unwrap(), odd);
+        for bad in ["http://x", "nbd://x/%2", "nbd://x/%zz", "nbd://x/%FF"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
     }
 }

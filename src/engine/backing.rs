@@ -82,6 +82,7 @@ fn open_once(path: &Path, mode: Mode) -> Result<BlockFile, BlockFileError> {
         file = BlockFile::open(path, Mode { direct: false, ..mode })?;
     }
     file.lock()?;
+    file.leave_page_cache()?;
     Ok(file)
 }
 

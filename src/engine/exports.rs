@@ -40,7 +40,8 @@ impl Exports<'_> {
             bytes,
             read_only: false,
             rotational: self.disks.is_rotational(volume),
-            may_trim: true,
+            // A trimmed range reads as zeroes on both replicas. Where they would have to be written nothing is won by it.
+            may_trim: self.disks.zeroes_fast(volume),
             may_write_zeroes: true,
             multi_conn: true,
             refusal: self.refusal(bytes),

@@ -1,7 +1,8 @@
 //! Receives one stream so that payloads land at aligned addresses, mostly without a copy.
 //!
 //! A stream of writes is regular: a head of a few bytes, a payload, a head, a payload. So the next receive is laid out
-//! like the last frame: heads scatter into one chunk, payloads lie back to back in another, whole and aligned.
+//! like the last frame that had a payload: heads scatter into one chunk, payloads lie back to back in another, whole and
+//! aligned. (A frame without one, a flush or a read, spoils the rest of the receive that it comes in, not the next.)
 //!
 //! ```text
 //!   stream:  | head | payload      | head | payload      | head | pay...
@@ -56,7 +57,7 @@ struct Held {
     len: usize,
 }
 
-/// The layout that the last frame suggests for the next.
+/// The layout that the last payload suggests for the next.
 #[derive(Clone, Copy, Debug)]
 struct Guess {
     head: usize,
@@ -202,10 +203,7 @@ impl Inbox {
         }
         match self.framing.judge(&self.head) {
             Frame::Head(wanted) => self.expect = Expect::Head { wanted },
-            Frame::Plain(left) => {
-                self.guess = None;
-                self.expect_rest(left);
-            }
+            Frame::Plain(left) => self.expect_rest(left),
             Frame::Payload(payload) => {
                 self.guess = Some(Guess { head: self.head.len(), payload });
                 self.expect = Expect::Payload { payload, held: None };

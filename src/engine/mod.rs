@@ -40,4 +40,5 @@ mod tag;
 
 pub use crate::replica::settings::PEERS_MAX;
 pub use handle::{Answer, EngineError, ResourceHandle};
+pub use nbd_server::NBD_CLIENTS_MAX;
 pub use specification::{BackingPaths, NbdListen, PeerAddresses, ResourceSpec};

@@ -62,6 +62,16 @@ impl NbdClient {
         client
     }
 
+    /// Bytes of payload that it holds: of its commands, and of replies that it has not taken.
+    pub(super) fn payload_bytes_held(&self) -> u64 {
+        self.session.payload_bytes_held() + self.stream.outbox.waiting_bytes() as u64
+    }
+
+    /// Bounds the payload of its commands.
+    pub(super) fn allow(&mut self, payload_bytes: u64) {
+        self.session.allow(payload_bytes);
+    }
+
     /// Takes what a receive brought, for `step`.
     pub(super) fn on_received(&mut self, completion: Completion) -> Result<(), String> {
         let mut pieces = Vec::new();
@@ -111,8 +121,22 @@ impl NbdClient {
 
     /// Takes nothing more; replies in flight are still sent if the client may still be reading.
     pub(super) fn close(&mut self, reason: &CloseReason) {
-        tracing::debug!(client = self.id, %reason, "a client is closed");
+        match reason.is_silent_refusal() {
+            true => tracing::info!(client = self.id, %reason, "a client is closed"),
+            false => tracing::debug!(client = self.id, %reason, "a client is closed"),
+        }
         self.is_closing = true;
+    }
+
+    /// Whether it has opened nothing yet.
+    pub(super) fn is_negotiating(&self) -> bool {
+        self.volume.is_none() && !self.is_closing
+    }
+
+    /// Lets the client go at once.
+    pub(super) fn give_up(&mut self, reason: &str, now: Instant, ring: &mut Ring) {
+        self.close_for(reason);
+        self.stream.end(now, false, ring);
     }
 
     /// Lets the client go because the volume does.
@@ -134,7 +158,7 @@ impl NbdClient {
 
     /// Begins what can begin.
     pub(super) fn pump(&mut self, now: Instant, ring: &mut Ring) {
-        if self.volume.is_none() && self.negotiate_by <= now && !self.is_closing {
+        if self.is_negotiating() && self.negotiate_by <= now {
             self.close_for("it opened no export in time");
         }
         if self.is_closing && self.session.in_flight() == 0 && self.stream.is_open() {
@@ -152,7 +176,7 @@ impl NbdClient {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let negotiation = (self.volume.is_none() && !self.is_closing).then_some(self.negotiate_by);
+        let negotiation = self.is_negotiating().then_some(self.negotiate_by);
         negotiation.into_iter().chain(self.stream.deadline()).min()
     }
 

@@ -4,8 +4,9 @@
 //! What needs no machine is answered here: `CACHE` (done: the page cache is bypassed), the `fast` form of writing zeroes
 //! where that would not be fast, and commands beyond the end of a volume that has shrunk.
 //!
-//! Invariants: the machine knows how many clients have a volume open before the client does; memory is bounded by the
-//! number of clients times what one may ask for (`nbd::session`, `nbd_client`).
+//! Invariants: the machine knows how many clients have a volume open before the client does; the payload that all clients
+//! together hold is bounded by [`PAYLOAD_BYTES_MAX`], and [`PART_BYTES`] and one request of each: who would take more is not
+//! read from until others have been answered.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -31,16 +32,43 @@ use crate::nbd::wire::NbdErrno;
 use crate::replica::action::RequestError;
 use crate::replica::event::{Event, Request, RequestKind};
 
-/// Clients at once: several connections of each of several programs. Each may hold some 170 MiB at worst.
-const CLIENTS_MAX: usize = 128;
+/// Clients at once: several connections of each of several programs.
+pub const NBD_CLIENTS_MAX: usize = 128;
+
+/// Payload that all clients together may hold, in requests and in replies that they have not taken: several clients with all
+/// that one may ask for, and far more than any disk or link gains from.
+const PAYLOAD_BYTES_MAX: u64 = 512 << 20;
+
+/// What each client may hold of that whatever the others do, so that a few that do not take their replies do not hold up the
+/// rest: a queue of small requests.
+const PART_BYTES: u64 = 2 << 20;
 
 /// How long a client may take to open an export.
 const NEGOTIATION_PATIENCE: Duration = Duration::from_secs(30);
 
+/// For clients over TCP. A host that vanished without a word would keep the volume open, and so the node Primary, for ever:
+/// after so much silence it is asked whether it is there, and after twice that it is given up. That also ends who is there
+/// but takes none of its replies for a minute.
+const CLIENT_OPTIONS: StreamOptions = StreamOptions {
+    send_buffer: None,
+    receive_buffer: None,
+    keepalive: Some(Duration::from_secs(30)),
+    user_timeout: Some(Duration::from_secs(60)),
+};
+
+/// A place where clients connect.
+#[derive(Debug)]
+struct Listener {
+    socket: Descriptor,
+    place: NbdListen,
+    /// An accept, or a pause after one that failed, is in flight.
+    is_waiting: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct NbdServer {
     pool: BufferPool,
-    listeners: Vec<(Descriptor, NbdListen)>,
+    listeners: Vec<Listener>,
     is_accepting: bool,
     next_client: u64,
     clients: BTreeMap<u64, NbdClient>,
@@ -54,44 +82,59 @@ impl NbdServer {
         for place in places {
             let socket = match place {
                 NbdListen::Unix(path) => unix::listener(path)?,
-                NbdListen::Tcp(address) => tcp::listener(*address, &StreamOptions::default())?,
+                NbdListen::Tcp(address) => tcp::listener(*address, &CLIENT_OPTIONS)?,
             };
-            server.listeners.push((socket.into(), place.clone()));
+            server.listeners.push(Listener { socket: socket.into(), place: place.clone(), is_waiting: false });
         }
         Ok(server)
     }
 
     /// Where clients are expected; a port 0 has become a real one.
     pub(super) fn places(&self) -> impl Iterator<Item = NbdListen> + '_ {
-        self.listeners.iter().map(|(socket, place)| match place {
+        self.listeners.iter().map(|Listener { socket, place, .. }| match place {
             NbdListen::Tcp(address) => NbdListen::Tcp(tcp::local_address(socket).unwrap_or(*address)),
             NbdListen::Unix(path) => NbdListen::Unix(path.clone()),
         })
     }
 
-    /// Begins to accept.
-    pub(super) fn start(&mut self, ring: &mut Ring) {
-        for (number, (listener, _)) in self.listeners.iter().enumerate() {
-            stream::accept(listener, false, Tag::NbdAccept(number as u64), ring);
+    /// Accepts on every listener that does not. (The ring may have had no room.)
+    fn listen(&mut self, ring: &mut Ring) {
+        for (number, listener) in self.listeners.iter_mut().enumerate().filter(|(_, listener)| !listener.is_waiting) {
+            listener.is_waiting = stream::accept(&listener.socket, false, Tag::NbdAccept(number as u64), ring);
         }
     }
 
     pub(super) fn on_accepted(&mut self, number: u64, completion: Completion, now: Instant, ring: &mut Ring) {
-        let Some((listener, place)) = usize::try_from(number).ok().and_then(|number| self.listeners.get(number)) else {
-            return;
-        };
-        stream::accept(listener, completion.result.is_err(), Tag::NbdAccept(number), ring);
+        let listener = usize::try_from(number).ok().and_then(|number| self.listeners.get_mut(number));
+        let Some(listener) = listener else { return };
+        let is_late = completion.result.is_err();
+        listener.is_waiting = stream::accept(&listener.socket, is_late, Tag::NbdAccept(number), ring);
+        let is_tcp = matches!(listener.place, NbdListen::Tcp(_));
         match completion.result {
-            Ok(Outcome::Accepted(socket)) if self.is_accepting && self.clients.len() < CLIENTS_MAX => {
-                if matches!(place, NbdListen::Tcp(_)) {
-                    // Without the option everything works, a little slower.
-                    let _ = tcp::configure(&socket, &StreamOptions::default());
+            Ok(Outcome::Accepted(socket)) if self.is_accepting && self.make_room(now, ring) => {
+                if is_tcp && let Err(error) = tcp::configure(&socket, &CLIENT_OPTIONS) {
+                    tracing::warn!(%error, "a client that vanishes may not be noticed");
                 }
                 self.adopt(socket.into(), now);
             }
-            Ok(Outcome::Accepted(_)) => tracing::warn!(limit = CLIENTS_MAX, "a client was turned away"),
+            Ok(Outcome::Accepted(_)) => tracing::warn!(limit = NBD_CLIENTS_MAX, "a client was turned away"),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "a client's connection was not accepted"),
+        }
+    }
+
+    /// Whether one more client may come. If there are too many, who has been opening nothing for longest goes: connections
+    /// that say nothing must not keep out those that do.
+    fn make_room(&mut self, now: Instant, ring: &mut Ring) -> bool {
+        if self.clients.len() < NBD_CLIENTS_MAX {
+            return true;
+        }
+        match self.clients.values_mut().find(|client| client.is_negotiating()) {
+            Some(oldest) => {
+                oldest.give_up("others wait for its place, and it opened no export", now, ring);
+                true
+            }
+            None => false,
         }
     }
 
@@ -118,16 +161,24 @@ impl NbdServer {
     /// Parses what clients have sent; requests go to `events`.
     pub(super) fn step(&mut self, exports: &Exports<'_>, events: &mut VecDeque<Event>) {
         let mut outputs = Vec::new();
+        let mut room = Room::new(self.clients.values().map(NbdClient::payload_bytes_held));
+        for client in self.clients.values_mut() {
+            client.allow(room.share(client.payload_bytes_held()));
+        }
         let ready: Vec<u64> = self.clients.iter().filter(|(_, client)| client.is_ready()).map(|(id, _)| *id).collect();
         for id in ready {
             // What is answered at once may make room for what waits.
             while let Some(client) = self.clients.get_mut(&id)
                 && client.is_ready()
             {
+                let before = client.payload_bytes_held();
+                client.allow(room.share(before));
                 client.step(exports, &mut outputs);
                 for output in outputs.drain(..) {
                     self.on_output(id, output, exports, events);
                 }
+                let after = self.clients.get(&id).map_or(0, NbdClient::payload_bytes_held);
+                room.change(before, after);
             }
         }
     }
@@ -193,8 +244,9 @@ impl NbdServer {
         self.clients.values().any(|client| client.volume.is_some())
     }
 
-    /// Begins sends and receives, and forgets who has gone.
+    /// Begins accepts, sends and receives, and forgets who has gone.
     pub(super) fn pump(&mut self, now: Instant, ring: &mut Ring, events: &mut VecDeque<Event>) {
+        self.listen(ring);
         let mut closed = Vec::new();
         self.clients.retain(|_, client| {
             client.pump(now, ring);
@@ -226,7 +278,7 @@ impl Drop for NbdServer {
         let paths: Vec<PathBuf> = self
             .listeners
             .iter()
-            .filter_map(|(_, place)| match place {
+            .filter_map(|listener| match &listener.place {
                 NbdListen::Unix(path) => Some(path.clone()),
                 NbdListen::Tcp(_) => None,
             })
@@ -234,6 +286,26 @@ impl Drop for NbdServer {
         for path in paths {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+/// Memory that clients share.
+struct Room {
+    bytes_held: u64,
+}
+
+impl Room {
+    fn new(held: impl Iterator<Item = u64>) -> Self {
+        Self { bytes_held: held.sum() }
+    }
+
+    /// What one may have that holds so much: all that nobody else holds, or its part.
+    fn share(&self, held: u64) -> u64 {
+        PAYLOAD_BYTES_MAX.saturating_sub(self.bytes_held - held).max(PART_BYTES)
+    }
+
+    fn change(&mut self, before: u64, after: u64) {
+        self.bytes_held = self.bytes_held - before + after;
     }
 }
 
@@ -289,5 +361,45 @@ fn errno(error: RequestError) -> NbdErrno {
         RequestError::NotPrimary => NbdErrno::EPERM,
         RequestError::NoData | RequestError::Disk => NbdErrno::EIO,
         RequestError::GoingDown => NbdErrno::ESHUTDOWN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::clock;
+    use crate::io::ring::Operation;
+
+    #[test]
+    fn each_has_what_nobody_else_holds_and_never_less_than_its_part() {
+        const MIB: u64 = 1 << 20;
+        let mut room = Room::new([100 * MIB, 0, 12 * MIB].into_iter());
+        assert_eq!([100, 0, 12].map(|held| room.share(held * MIB) / MIB), [500, 400, 412]);
+        room.change(100 * MIB, 511 * MIB);
+        assert_eq!([511, 0, 12].map(|held| room.share(held * MIB) / MIB), [500, 2, 2]);
+    }
+
+    #[test]
+    fn an_accept_that_found_no_room_in_the_ring_is_begun_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("nbd");
+        let mut server = NbdServer::new(&[NbdListen::Unix(place.clone())], BufferPool::new()).unwrap();
+        let (mut ring, mut events, mut completions) = (Ring::new(64).unwrap(), VecDeque::new(), Vec::new());
+        while !ring.is_full() {
+            ring.push(Operation::Timeout { after: Duration::ZERO }).unwrap();
+        }
+        server.pump(clock::now(), &mut ring, &mut events);
+        assert!(!server.listeners[0].is_waiting);
+        let _client = std::os::unix::net::UnixStream::connect(&place).unwrap();
+        while server.clients.is_empty() {
+            ring.submit_and_wait(Some(Duration::from_secs(1))).unwrap();
+            ring.completions(&mut completions);
+            for completion in completions.drain(..) {
+                if let Tag::NbdAccept(number) = Tag::decode(completion.tag) {
+                    server.on_accepted(number, completion, clock::now(), &mut ring);
+                }
+            }
+            server.pump(clock::now(), &mut ring, &mut events);
+        }
     }
 }

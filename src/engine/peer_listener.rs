@@ -64,7 +64,9 @@ impl PeerListener {
             (true, false) if self.retry_at.is_none_or(|at| at <= now) => self.open(now, ring),
             (false, true) => self.close(),
             (false, false) => self.retry_at = None,
-            (true, _) => {}
+            (true, false) => {}
+            // The ring may have had no room for an accept.
+            (true, true) => self.accept(false, ring),
         }
     }
 
@@ -100,8 +102,7 @@ impl PeerListener {
     fn accept(&mut self, is_late: bool, ring: &mut Ring) {
         // What is in flight since before it was closed ends by itself.
         if self.is_open && !self.is_waiting {
-            stream::accept(&self.socket, is_late, self.tag, ring);
-            self.is_waiting = true;
+            self.is_waiting = stream::accept(&self.socket, is_late, self.tag, ring);
         }
     }
 

@@ -70,6 +70,8 @@ pub(super) struct ResourceLoop {
     /// Volumes whose stores a helper is opening.
     opening: Vec<bool>,
     stopping: Stopping,
+    /// The ring waits for messages.
+    is_polling: bool,
     disks: LocalDisks,
     links: PeerLinks,
     nbd: NbdServer,
@@ -92,6 +94,7 @@ impl ResourceLoop {
             answers: BTreeMap::new(),
             opening: vec![false; volumes],
             stopping: Stopping::No,
+            is_polling: false,
             disks: LocalDisks::new(volumes, pool),
             links,
             nbd,
@@ -103,8 +106,6 @@ impl ResourceLoop {
 
     /// Runs until somebody stops it.
     pub(super) fn run(&mut self) -> Result<(), EngineError> {
-        self.nbd.start(&mut self.ring);
-        self.poll_mailbox();
         let mut completions = Vec::new();
         loop {
             self.pump();
@@ -191,7 +192,7 @@ impl ResourceLoop {
             Action::Disk { volume, ticket, operation } => {
                 self.events.extend(self.disks.submit(volume, ticket, operation, &mut self.ring));
             }
-            Action::ReleaseDisk { volume } => self.disks.release(volume, &mut self.ring),
+            Action::ReleaseDisk { volume } => self.events.extend(self.disks.release(volume, &mut self.ring)),
             Action::Dial { peer } => self.links.dial(peer, &mut self.ring, &mut self.events),
             Action::Send { socket, head, payload } => self.links.send(socket, head, payload),
             Action::Throttle { socket, stop } => self.links.throttle(socket, stop),
@@ -211,7 +212,8 @@ impl ResourceLoop {
         self.links.listen(|peer| resource.expects(peer), self.now, &mut self.ring);
         self.links.pump(self.now, &mut self.ring, &mut self.events);
         self.nbd.pump(self.now, &mut self.ring, &mut self.events);
-        self.disks.retire(&mut self.ring);
+        self.disks.pump(&mut self.ring, &mut self.events);
+        self.poll_mailbox();
     }
 
     /// How long the thread may sleep; `None`: until something happens.
@@ -225,22 +227,23 @@ impl ResourceLoop {
         }
     }
 
+    /// Waits for messages, if the ring has room; else the next pass will.
     fn poll_mailbox(&mut self) {
+        if self.is_polling {
+            return;
+        }
         let descriptor = self.post.mailbox.waker().descriptor().clone();
         let operation = Operation::PollAdd { descriptor, events: u32::from(libc::POLLIN.cast_unsigned()) };
-        if let Err(refused) = self.ring.push_tagged(operation, Tag::Mailbox.encode()) {
-            tracing::error!(%refused, "the resource cannot hear commands any more and ends");
-            self.stopping = Stopping::Now;
-        }
+        self.is_polling = self.ring.push_tagged(operation, Tag::Mailbox.encode()).is_ok();
     }
 
     fn on_mail(&mut self) {
+        self.is_polling = false;
         let mut messages = Vec::new();
         self.post.mailbox.drain(&mut messages);
         for message in messages {
             self.on_control(message);
         }
-        self.poll_mailbox();
     }
 
     fn on_control(&mut self, message: Control) {

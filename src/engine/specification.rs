@@ -1,6 +1,7 @@
 //! What a resource's thread must know besides the settings of its machine: paths and addresses.
 
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,9 +64,40 @@ impl NbdListen {
     /// The URI of an export there, as libnbd and qemu read it.
     #[must_use]
     pub fn uri(&self, export: &str) -> String {
+        let export = percent_encoded(export.as_bytes());
         match self {
-            Self::Unix(path) => format!("nbd+unix:///{export}?socket={}", path.display()),
+            Self::Unix(path) => {
+                format!("nbd+unix:///{export}?socket={}", percent_encoded(path.as_os_str().as_bytes()))
+            }
             Self::Tcp(address) => format!("nbd://{address}/{export}"),
         }
+    }
+}
+
+/// All bytes that may mean something in a URI (RFC 3986), or nothing at all, by their numbers. A slash means itself in the
+/// places that we fill.
+fn percent_encoded(bytes: &[u8]) -> String {
+    let mut encoded = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                encoded.push(char::from(byte))
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_names_every_place_and_export() {
+        let unix = |path: &str| NbdListen::Unix(path.into());
+        assert_eq!(unix("/run/shimai/data.nbd").uri("data/0"), "nbd+unix:///data/0?socket=/run/shimai/data.nbd");
+        assert_eq!(unix("/tmp/a b&c#d%").uri("ü?"), "nbd+unix:///%C3%BC%3F?socket=/tmp/a%20b%26c%23d%25");
+        assert_eq!(NbdListen::Tcp("[::1]:10809".parse().unwrap()).uri("data"), "nbd://[::1]:10809/data");
     }
 }

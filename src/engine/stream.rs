@@ -18,6 +18,7 @@ use super::outbox::Outbox;
 use super::tag::Tag;
 use crate::io::descriptor::Descriptor;
 use crate::io::ring::{Completion, Operation, Outcome, Pieces, Ring};
+use crate::io::tcp;
 use crate::model::time::Instant;
 
 /// How long the other end may take to read what it is sent before a graceful end.
@@ -80,10 +81,11 @@ impl Stream {
         }
     }
 
-    /// Begins what can begin. Cheap when there is nothing to do.
+    /// Begins what can begin. Cheap when there is nothing to do. While the ring is full nothing begins; the completion that
+    /// makes room is followed by another pass.
     ///
     /// # Errors
-    /// The ring takes no more: the connection is of no use.
+    /// The ring refuses the operation: the connection is of no use.
     pub(super) fn pump(
         &mut self,
         now: Instant,
@@ -100,13 +102,14 @@ impl Stream {
             return Ok(());
         }
         if !self.is_sending
+            && !ring.is_full()
             && let Some(batch) = self.outbox.take_batch()
         {
             let operation = Operation::SendMsg { socket: self.descriptor.clone(), pieces: pieces(batch) };
             ring.push_tagged(operation, tags.1.encode()).map_err(|refused| refused.to_string())?;
             self.is_sending = true;
         }
-        if !self.is_receiving && may_receive && self.life == Life::Open {
+        if !self.is_receiving && may_receive && self.life == Life::Open && !ring.is_full() {
             let operation = self.inbox.receive(self.descriptor.clone());
             ring.push_tagged(operation, tags.0.encode()).map_err(|refused| refused.to_string())?;
             self.is_receiving = true;
@@ -143,24 +146,25 @@ impl Stream {
     fn shut_down(&mut self, ring: &mut Ring) {
         self.life = Life::Ended;
         self.outbox.clear();
-        // Wakes what is in flight. If the ring is full the operations end when the other end does.
+        // Wakes what is in flight. It waits for nobody, so where the ring has no room for it it is done here.
         let operation = Operation::Shutdown { socket: self.descriptor.clone(), how: Shutdown::Both };
-        if let Err(refused) = ring.push_tagged(operation, Tag::Ignored.encode()) {
-            tracing::warn!(%refused, "a socket could not be shut down");
+        if ring.push_tagged(operation, Tag::Ignored.encode()).is_err()
+            && let Err(error) = tcp::shut_down(&self.descriptor)
+        {
+            tracing::warn!(%error, "a socket could not be shut down");
         }
     }
 }
 
 /// Waits for one connection on a listener, or (after an error that would come again at once, as for want of descriptors)
-/// for a while; either ends in a completion with the tag.
-pub(super) fn accept(listener: &Descriptor, is_late: bool, tag: Tag, ring: &mut Ring) {
+/// for a while; either ends in a completion with the tag. False: the ring is full, and it is to be tried again.
+#[must_use]
+pub(super) fn accept(listener: &Descriptor, is_late: bool, tag: Tag, ring: &mut Ring) -> bool {
     let operation = match is_late {
         false => Operation::Accept { listener: listener.clone() },
         true => Operation::Timeout { after: ACCEPT_PAUSE },
     };
-    if let Err(refused) = ring.push_tagged(operation, tag.encode()) {
-        tracing::error!(%refused, "nobody can connect any more");
-    }
+    ring.push_tagged(operation, tag.encode()).is_ok()
 }
 
 fn pieces(mut batch: Vec<Bytes>) -> Pieces {

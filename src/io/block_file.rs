@@ -161,7 +161,7 @@ impl BlockFile {
         let descriptor = Descriptor::from(file);
         let geometry = geometry::measure(&descriptor, is_direct, mode.read_only).map_err(fail("measure"))?;
         let fd = descriptor.try_into_owned().expect("nobody else has seen it");
-        let descriptor = Descriptor::aligned(fd, geometry.alignment);
+        let descriptor = Descriptor::store(fd, geometry.alignment, geometry.space_unit);
         Ok(Self { path: path.to_owned(), descriptor, geometry, mode, is_direct })
     }
 
@@ -286,7 +286,7 @@ impl BlockFile {
         self.geometry.is_rotational
     }
 
-    /// Whether ranges can be given back.
+    /// Whether a range can be given back so that it reads as zeroes, without writing them.
     #[must_use]
     pub fn supports_discard(&self) -> bool {
         self.geometry.supports_discard
@@ -302,6 +302,24 @@ impl BlockFile {
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.mode.read_only
+    }
+
+    /// Drops what the page cache holds of a file whose transfers bypass it: every write would look for it there first, which
+    /// costs several times the write itself. (Whoever made the file, a copy or a restore, left it there.)
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn leave_page_cache(&self) -> Result<(), BlockFileError> {
+        if !self.is_direct || self.is_block_device() {
+            return Ok(());
+        }
+        // Only pages that are clean are dropped.
+        self.sync()?;
+        // SAFETY: no pointers.
+        match unsafe { libc::posix_fadvise(self.descriptor.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+            0 => Ok(()),
+            errno => Err(self.fail("leave the page cache", io::Error::from_raw_os_error(errno))),
+        }
     }
 
     /// Reads exactly `bytes.len()` bytes. When direct, everything must be aligned.
@@ -516,6 +534,27 @@ mod tests {
                 assert!(file.offset_alignment() <= 4096 && file.memory_alignment() <= 4096);
             }
         }
+    }
+
+    #[test]
+    fn a_direct_file_can_be_taken_out_of_the_page_cache() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+        let file = BlockFile::open(&path, Mode { direct: true, ..Mode::default() }).unwrap();
+        if !file.is_direct() {
+            return;
+        }
+        let mapped = super::super::mapped::MappedFile::open(&path).unwrap();
+        let resident = || {
+            let mut pages = vec![0_u8; (1 << 20) / 4096];
+            // SAFETY: the range is the mapping, and there is a byte for each page of it.
+            assert_eq!(unsafe { libc::mincore(mapped.as_ptr().cast_mut().cast(), 1 << 20, pages.as_mut_ptr()) }, 0);
+            pages.iter().filter(|page| **page & 1 == 1).count()
+        };
+        assert_eq!(resident(), 256, "who made it left it there");
+        file.leave_page_cache().unwrap();
+        assert_eq!(resident(), 0);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Aligned memory that is used again: buffers for one operation, and chunks that a stream is received into.
 //!
 //! Allocating per request costs one and a half to two times the CPU of a pooled buffer, and O_DIRECT wants alignment;
-//! so all payload memory comes from a [`BufferPool`] of 4096-aligned blocks in five size classes. A block has one owner
+//! so all payload memory comes from a [`BufferPool`] of 4096-aligned blocks in size classes. A block has one owner
 //! ([`AlignedBuffer`]) until it is frozen into [`Bytes`]; when the last of these is dropped, on whatever thread, the
 //! block goes back to its pool.
+//!
+//! Small blocks come from the allocator. Large ones are mapped: their pages take no memory before something is put into
+//! them, so a client that only announces a large payload costs nothing. A few are kept, because to have the kernel make
+//! and zero the pages again costs more than all else that is done with a payload.
 //!
 //! A [`Chunk`] is the receiving side:
 //!
@@ -17,14 +21,16 @@
 //! a chunk is written before `filled` passes it and never after, so slices handed out are immutable.
 //! A small slice keeps its whole chunk alive: who keeps bytes for long copies them.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+mod memory;
+
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+
+use self::memory::{LARGE_BYTES, Memory};
 
 /// Alignment of every buffer's start: a page, and the largest logical block there is.
 pub const ALIGNMENT: usize = 4096;
@@ -32,12 +38,16 @@ pub const ALIGNMENT: usize = 4096;
 /// What a stream is received into at once. Larger gained nothing in measurement, smaller cost system calls.
 pub const CHUNK_BYTES: usize = 256 << 10;
 
-/// Sizes that are kept for reuse. What is larger is allocated and freed each time.
-const CLASS_BYTES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+/// Sizes that are kept for reuse, up to the longest request of a client. What is larger is mapped and unmapped each time.
+const CLASS_BYTES: [usize; 10] =
+    [4 << 10, 16 << 10, 64 << 10, 256 << 10, LARGE_BYTES, 2 << 20, 4 << 20, 8 << 20, 16 << 20, 32 << 20];
 
 /// How much free memory a pool keeps unless told otherwise: 64 requests of 1 MiB, or all the 4 KiB requests that one
 /// resource can have in flight.
 const CACHED_BYTES_MAX: usize = 64 << 20;
+
+/// How much of that in large blocks, besides: four of the longest requests, which is a queue of them.
+const LARGE_CACHED_BYTES_MAX: usize = 128 << 20;
 
 /// A source of aligned buffers. Clones share the free lists.
 #[derive(Clone)]
@@ -47,8 +57,20 @@ pub struct BufferPool {
 
 struct Shared {
     classes: [Mutex<Vec<Memory>>; CLASS_BYTES.len()],
-    cached_bytes: AtomicUsize,
-    cached_bytes_max: usize,
+    small: Cached,
+    large: Cached,
+}
+
+/// How much is kept, and how much may be.
+struct Cached {
+    bytes: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Cached {
+    fn new(bytes_max: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), bytes_max }
+    }
 }
 
 impl Default for BufferPool {
@@ -67,14 +89,18 @@ impl BufferPool {
     /// An empty pool with the usual bound.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_limit(CACHED_BYTES_MAX)
+        Self::with_limits(CACHED_BYTES_MAX, LARGE_CACHED_BYTES_MAX)
     }
 
-    /// An empty pool that keeps at most `cached_bytes_max` of free memory.
+    /// An empty pool that keeps at most `cached_bytes_max` of free memory, and no large blocks.
     #[must_use]
     pub fn with_limit(cached_bytes_max: usize) -> Self {
+        Self::with_limits(cached_bytes_max, 0)
+    }
+
+    fn with_limits(small: usize, large: usize) -> Self {
         let classes = std::array::from_fn(|_| Mutex::new(Vec::new()));
-        Self { shared: Arc::new(Shared { classes, cached_bytes: AtomicUsize::new(0), cached_bytes_max }) }
+        Self { shared: Arc::new(Shared { classes, small: Cached::new(small), large: Cached::new(large) }) }
     }
 
     /// A buffer of `len` bytes whose contents are whatever was there.
@@ -118,7 +144,8 @@ impl BufferPool {
     /// How much free memory is being kept.
     #[must_use]
     pub fn cached_bytes(&self) -> usize {
-        self.shared.cached_bytes.load(Ordering::Relaxed)
+        let Shared { small, large, .. } = &*self.shared;
+        small.bytes.load(Ordering::Relaxed) + large.bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -129,8 +156,12 @@ impl Shared {
 
     fn reuse(&self, class: usize) -> Option<Memory> {
         let memory = self.class(class).pop()?;
-        self.cached_bytes.fetch_sub(memory.capacity, Ordering::Relaxed);
+        self.cached(&memory).bytes.fetch_sub(memory.capacity, Ordering::Relaxed);
         Some(memory)
+    }
+
+    fn cached(&self, memory: &Memory) -> &Cached {
+        if memory.is_mapped() { &self.large } else { &self.small }
     }
 
     fn give_back(&self, memory: Memory) {
@@ -138,9 +169,10 @@ impl Shared {
             return;
         };
         // The bound may be passed by a few buffers when threads race; it is there to keep memory from growing for ever.
-        let cached = self.cached_bytes.fetch_add(memory.capacity, Ordering::Relaxed) + memory.capacity;
-        if cached > self.cached_bytes_max {
-            self.cached_bytes.fetch_sub(memory.capacity, Ordering::Relaxed);
+        let cached = self.cached(&memory);
+        let bytes = cached.bytes.fetch_add(memory.capacity, Ordering::Relaxed) + memory.capacity;
+        if bytes > cached.bytes_max {
+            cached.bytes.fetch_sub(memory.capacity, Ordering::Relaxed);
             return;
         }
         self.class(class).push(memory);
@@ -149,38 +181,6 @@ impl Shared {
 
 fn class_of(len: usize) -> Option<usize> {
     CLASS_BYTES.iter().position(|bytes| len <= *bytes)
-}
-
-/// One allocation. Whoever has the value owns the bytes.
-struct Memory {
-    start: NonNull<u8>,
-    capacity: usize,
-}
-
-// SAFETY: `Memory` is plain bytes with one owner; nothing in it belongs to a thread.
-unsafe impl Send for Memory {}
-// SAFETY: a shared `Memory` gives out only its address; who makes slices from it says why they do not alias.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    fn new(capacity: usize) -> Self {
-        let layout = Self::layout(capacity.max(ALIGNMENT));
-        // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { start, capacity: layout.size() }
-    }
-
-    fn layout(capacity: usize) -> Layout {
-        Layout::from_size_align(capacity, ALIGNMENT).expect("a capacity is far below the address space")
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: `start` came from `alloc_zeroed` with this layout and the owner is going away.
-        unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) }
-    }
 }
 
 /// A buffer with one owner, aligned to [`ALIGNMENT`]. Its memory returns to the pool when it is dropped.
@@ -399,13 +399,36 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_bounded_and_large_buffers_are_not_kept() {
-        let pool = BufferPool::with_limit(10_000);
+    fn the_cache_is_bounded_for_small_and_for_large_buffers() {
+        let pool = BufferPool::with_limits(10_000, 5 << 20);
         let buffers: Vec<_> = (0..5).map(|_| pool.take(4096)).collect();
         drop(buffers);
         assert_eq!(pool.cached_bytes(), 8192);
-        drop(pool.take(2 << 20));
-        assert_eq!(pool.cached_bytes(), 8192);
+        let buffers = [pool.take(2 << 20), pool.take((1 << 20) + 1), pool.take(2 << 20)];
+        drop(buffers);
+        assert_eq!(pool.cached_bytes(), 8192 + (4 << 20));
+        drop(pool.take(33 << 20));
+        assert_eq!(pool.cached_bytes(), 8192 + (4 << 20), "nobody asks for that again");
+    }
+
+    /// Which pages of a buffer take memory.
+    fn resident_pages(buffer: &AlignedBuffer) -> usize {
+        let mut pages = vec![0_u8; buffer.capacity() / ALIGNMENT];
+        // SAFETY: the range is a mapping of ours, and there is a byte for each page of it.
+        let result = unsafe { libc::mincore(buffer.start().cast(), buffer.capacity(), pages.as_mut_ptr()) };
+        assert_eq!(result, 0);
+        pages.iter().filter(|page| **page & 1 == 1).count()
+    }
+
+    #[test]
+    fn a_large_buffer_takes_memory_only_where_it_was_written() {
+        let pool = BufferPool::new();
+        let mut buffer = pool.take(32 << 20);
+        assert_eq!(resident_pages(&buffer), 0);
+        buffer[5 << 20] = 1;
+        // (A huge page, where the kernel likes those.)
+        assert!((1..=512).contains(&resident_pages(&buffer)), "{}", resident_pages(&buffer));
+        assert!(buffer[..5 << 20].iter().all(|byte| *byte == 0));
     }
 
     #[test]

@@ -53,20 +53,28 @@ struct Inner {
     fd: OwnedFd,
     kind: DescriptorKind,
     alignment: Alignment,
+    space_unit: u32,
 }
 
 impl Descriptor {
-    /// A descriptor whose transfers must be aligned.
+    /// A backing store, whose transfers must be aligned, and whose space (`fallocate`) is given out and zeroed in units.
     #[must_use]
-    pub fn aligned(fd: OwnedFd, alignment: Alignment) -> Self {
+    pub fn store(fd: OwnedFd, alignment: Alignment, space_unit: u32) -> Self {
         let kind = kind_of(fd.as_fd());
-        Self(Arc::new(Inner { fd, kind, alignment }))
+        Self(Arc::new(Inner { fd, kind, alignment, space_unit: space_unit.max(1) }))
     }
 
     /// What its transfers must be multiples of.
     #[must_use]
     pub fn alignment(&self) -> Alignment {
         self.0.alignment
+    }
+
+    /// What ranges of `fallocate` must be multiples of: a block device's logical block, also where transfers go through the
+    /// page cache and may be smaller.
+    #[must_use]
+    pub fn space_unit(&self) -> u32 {
+        self.0.space_unit
     }
 
     /// What it names.
@@ -92,7 +100,7 @@ impl Descriptor {
 
 impl From<OwnedFd> for Descriptor {
     fn from(fd: OwnedFd) -> Self {
-        Self::aligned(fd, Alignment::NONE)
+        Self::store(fd, Alignment::NONE, 1)
     }
 }
 

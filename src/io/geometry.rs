@@ -25,6 +25,8 @@ pub(in crate::io) struct Geometry {
     pub(in crate::io) logical_block: u32,
     /// For transfers that bypass the page cache.
     pub(in crate::io) alignment: Alignment,
+    /// For `fallocate`.
+    pub(in crate::io) space_unit: u32,
     pub(in crate::io) is_rotational: Option<bool>,
     pub(in crate::io) supports_discard: bool,
 }
@@ -37,14 +39,19 @@ pub(in crate::io) fn measure(descriptor: &Descriptor, is_direct: bool, read_only
         Some(Alignment { memory, offset }) => Alignment { memory, offset: offset.max(logical_block) },
         None => fallback_alignment(descriptor, logical_block),
     };
+    // A file's space may be changed by the byte; its file system zeroes ragged ends.
+    let space_unit = if descriptor.kind() == DescriptorKind::BlockDevice { logical_block } else { 1 };
     let logical_block = logical_block.max(alignment.offset);
     let queue = queue_directory(descriptor);
     let supports_discard = match descriptor.kind() {
-        DescriptorKind::BlockDevice => attribute(queue.as_deref(), "discard_max_bytes").is_some_and(|bytes| bytes > 0),
+        // To give space back so that it reads as zeroes is a command of its own; after a plain discard anything may be read.
+        DescriptorKind::BlockDevice => {
+            attribute(queue.as_deref(), "write_zeroes_max_bytes").is_some_and(|most| most > 0)
+        }
         _ => !read_only && punches_holes(descriptor, size),
     };
     let is_rotational = attribute(queue.as_deref(), "rotational").map(|value| value != 0);
-    Ok(Geometry { size, logical_block, alignment, is_rotational, supports_discard })
+    Ok(Geometry { size, logical_block, alignment, space_unit, is_rotational, supports_discard })
 }
 
 pub(in crate::io) fn size_of(descriptor: &Descriptor) -> io::Result<u64> {

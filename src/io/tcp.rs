@@ -106,6 +106,14 @@ pub fn stop_listening(socket: &impl AsFd) -> Result<(), SocketError> {
     shutdown(socket.as_fd().as_raw_fd(), Shutdown::Read).map_err(system("stop listening"))
 }
 
+/// Ends both directions of a connection; what waits on it completes. Does not block.
+///
+/// # Errors
+/// It is not connected.
+pub fn shut_down(socket: &impl AsFd) -> Result<(), SocketError> {
+    shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both).map_err(system("shut down"))
+}
+
 /// A socket ready to be connected to `peer`, from our address `source` with any port.
 ///
 /// # Errors

@@ -5,6 +5,9 @@
 //! [`Session::wants_pause`]; after replying it calls `handle` again, because bytes may have waited. A caller also stops
 //! reading while the client does not take what was sent: bad requests are answered at once, without a slot.
 //!
+//! Where many sessions share memory the caller says with [`Session::allow`] how much of it is this one's for now. A session
+//! without any payload in flight takes a command whatever it is allowed, so that everyone gets on.
+//!
 //! Memory per session, with the default [`Limits`]: a payload being received (32 MiB, for a moment twice when it came
 //! in pieces), payloads of commands in flight (128 MiB, and one payload more), 1024 slots of 40 bytes, one option
 //! (16 KiB), and whatever chunks the caller pushes beyond what was asked for. A payload keeps the whole chunk it lies in.
@@ -128,6 +131,13 @@ impl CloseReason {
     pub const fn is_orderly(&self) -> bool {
         matches!(self, Self::Disconnected | Self::Aborted)
     }
+
+    /// Whether the client asked for an export in the old way, which knows no refusal but the end of the connection: only
+    /// we can tell its user why.
+    #[must_use]
+    pub const fn is_silent_refusal(&self) -> bool {
+        matches!(self, Self::BadName(_) | Self::UnknownExport(_) | Self::Refused { .. })
+    }
 }
 
 /// What the session could use next.
@@ -206,6 +216,22 @@ impl Session {
         match &mut self.phase {
             Phase::Transmitting(transmission) => transmission.reply(slot, reply, header_out),
             Phase::Negotiating(_) | Phase::Closed => panic!("a command was replied to before there was one"),
+        }
+    }
+
+    /// Bounds the payload of commands in flight from now on, below the limit that the session has anyway.
+    pub fn allow(&mut self, payload_bytes: u64) {
+        if let Phase::Transmitting(transmission) = &mut self.phase {
+            transmission.allow(payload_bytes);
+        }
+    }
+
+    /// Bytes of payload that commands hold: those in flight, and one being received.
+    #[must_use]
+    pub fn payload_bytes_held(&self) -> u64 {
+        match &self.phase {
+            Phase::Transmitting(transmission) => transmission.payload_bytes_held(),
+            Phase::Negotiating(_) | Phase::Closed => 0,
         }
     }
 

@@ -141,12 +141,29 @@ pub(super) struct Transmission {
     expect: Expect,
     in_flight: Slab<InFlight>,
     payload_bytes_in_flight: u64,
+    /// What the caller allows of the limit.
+    payload_bytes_allowed: u64,
 }
 
 impl Transmission {
     /// Waits for the first request.
     pub(super) fn new(export: Export, structured: bool) -> Self {
-        Self { export, structured, expect: Expect::Header, in_flight: Slab::new(), payload_bytes_in_flight: 0 }
+        Self {
+            export,
+            structured,
+            expect: Expect::Header,
+            in_flight: Slab::new(),
+            payload_bytes_in_flight: 0,
+            payload_bytes_allowed: u64::MAX,
+        }
+    }
+
+    pub(super) fn allow(&mut self, payload_bytes: u64) {
+        self.payload_bytes_allowed = payload_bytes;
+    }
+
+    pub(super) fn payload_bytes_held(&self) -> u64 {
+        self.payload_bytes_in_flight + self.payload_bytes().map_or(0, |bytes| bytes as u64)
     }
 
     pub(super) fn export(&self) -> &Export {
@@ -168,8 +185,9 @@ impl Transmission {
 
     /// Whether another command must wait for a reply.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
+        let payload_bytes_max = limits.payload_bytes_in_flight_max.min(self.payload_bytes_allowed);
         self.in_flight.len() >= limits.commands_in_flight_max
-            || self.payload_bytes_in_flight >= limits.payload_bytes_in_flight_max
+            || (self.payload_bytes_in_flight > 0 && self.payload_bytes_in_flight >= payload_bytes_max)
     }
 
     /// Length of the payload being received.

@@ -3,10 +3,13 @@
 use crate::harness::cluster::is_connected;
 use crate::harness::configuration::{PORT, RESOURCE};
 use crate::harness::load::{Dice, Ledger, Load};
+use crate::harness::nbd::Nbd;
 use crate::harness::network::{address, inside};
 use crate::harness::tools::{described, nbd_script, output, run};
 use crate::harness::wait::until;
 use crate::harness::{Cluster, LONG, Options};
+use bytes::BytesMut;
+use shimai::nbd::client::Client;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -147,4 +150,55 @@ fn illegal_requests_are_refused_one_by_one() {
     assert!(lines.contains("a read past the end: EINVAL"), "{lines}");
     cluster.a.assert_alive();
     cluster.assert_in_sync_and_identical();
+}
+
+/// Each may ask for 128 MiB; all together get what the resource has for them.
+#[test]
+fn clients_that_do_not_listen_share_one_budget() {
+    let mut cluster = Cluster::with_primary(Options::default());
+    let open = || Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("alpha is Primary");
+    let mut deaf: Vec<Nbd> = (0..24).map(|_| open()).collect();
+    for client in &mut deaf {
+        for _ in 0..16 {
+            client.begin_read(0, 8 << 20).expect("the daemon lives");
+        }
+    }
+    let mut other = open();
+    for round in 0..200 {
+        other.write(round * 4096, &[round as u8; 4096]).expect("others are served");
+    }
+    let resident = cluster.a.resident_bytes();
+    // The budget, one request of each, what each has not taken, and the daemon itself.
+    assert!(resident < (512 + 24 * 16 + 256) << 20, "{} MiB", resident >> 20);
+    for client in &mut deaf {
+        for _ in 0..16 {
+            let (_, result) = client.reply().expect("everyone is served in the end");
+            assert_eq!(result.expect("the disk is good").len(), 8 << 20);
+        }
+    }
+    drop((deaf, other));
+    cluster.a.assert_alive();
+    cluster.assert_in_sync_and_identical();
+}
+
+#[test]
+fn a_payload_that_is_only_announced_takes_no_memory() {
+    let cluster = Cluster::with_primary(Options::default());
+    let before = cluster.a.resident_bytes();
+    let announcing: Vec<UnixStream> = (0..100)
+        .map(|_| {
+            let mut stream = UnixStream::connect(cluster.a.nbd_socket()).expect("the daemon listens");
+            let (mut client, hello) = Client::connect_bytes(RESOURCE);
+            let mut out = BytesMut::from(&hello[..]);
+            client.write_header(1, 0, 32 << 20, false, &mut out);
+            stream.write_all(&out).expect("the daemon reads");
+            // The grant comes before the header is looked at, so it is followed by a request of another client.
+            stream.read_exact(&mut [0; 100]).expect("the export is granted");
+            stream
+        })
+        .collect();
+    Nbd::open(&cluster.a.nbd_socket(), RESOURCE).and_then(|mut other| other.read(0, 4096)).expect("others are served");
+    let grown = cluster.a.resident_bytes().saturating_sub(before);
+    assert!(grown < 256 << 20, "{} MiB for 100 headers", grown >> 20);
+    drop(announcing);
 }

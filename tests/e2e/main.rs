@@ -20,4 +20,5 @@ mod overlapping;
 mod partitions;
 mod replacement;
 mod split_brain;
+mod stores;
 mod why;

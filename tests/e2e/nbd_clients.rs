@@ -207,3 +207,39 @@ fn demotion_is_refused_while_a_client_is_there() {
     cluster.a.wait("the client has left", LONG, |status| !status.volumes[0].open);
     cluster.a.ok(&["secondary", RESOURCE]);
 }
+
+#[test]
+fn the_longest_requests_go_through_and_reach_the_peer() {
+    let cluster = Cluster::with_primary(Options { disk_mib: 128, ..Options::default() });
+    let mut client = Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("alpha is Primary");
+    let mut dice = Dice::new(12);
+    let block: Vec<u8> = (0..1 << 20).map(|_| dice.below(256) as u8).collect();
+    for (round, offset) in [512, (64 << 20) - 512, 32 << 20].into_iter().enumerate() {
+        let payload: Vec<u8> = (0..32).flat_map(|_| block.iter().map(|byte| byte.wrapping_add(round as u8))).collect();
+        client.write(offset, &payload).expect("32 MiB are what every client may send");
+        assert!(client.read(offset, 32 << 20).expect("and ask for") == payload, "32 MiB at {offset}");
+    }
+    client.flush().expect("the disks are good");
+    drop(client);
+    cluster.assert_in_sync_and_identical();
+}
+
+#[test]
+fn a_bench_counts_the_time_that_its_last_answers_take() {
+    let cluster = Cluster::with_primary(Options::default());
+    let words =
+        ["bench", RESOURCE, "--load", "randwrite", "--block-bytes", "1048576", "--depth", "64", "--seconds", "1"];
+    let printed = cluster.a.ok(&[&words[..], &["--json"]].concat());
+    let report: serde_json::Value = serde_json::from_str(&printed).expect("it prints JSON");
+    let (seconds, write) = (report["seconds"].as_f64().expect("a number"), &report["kinds"]["write"]);
+    assert!(seconds > 1.0, "64 MiB are in flight when the second is over: {report}");
+    let bytes = write["bytes_per_s"].as_f64().expect("a number") * seconds;
+    assert!((bytes / f64::from(1 << 20) - write["requests"].as_f64().expect("a number")).abs() < 0.01, "{report}");
+}
+
+#[test]
+fn a_bench_with_more_connections_than_there_are_places_says_so() {
+    let cluster = Cluster::with_primary(Options::default());
+    let words = cluster.a.refused(&["bench", RESOURCE, "--connections", "130", "--seconds", "1"], 20);
+    assert!(words.contains("connection 129 of 130") && words.contains("128 clients"), "{words}");
+}

@@ -76,6 +76,21 @@ fn payloads_of_a_regular_stream_are_aligned_and_whole() {
 }
 
 #[test]
+fn a_frame_without_a_payload_does_not_make_the_next_payload_unexpected() {
+    let mut inbox = Inbox::new(&BufferPool::new(), Framing::Nbd);
+    let mut aligned = 0;
+    for seed in 0..20 {
+        // One request at a time, a write and a flush by turns, as a file system that syncs sends them.
+        for frame in [nbd_frame(4096, seed), nbd_frame(0, seed)] {
+            let out = receive(&mut inbox, &frame, &mut || frame.len());
+            assert_eq!(out.concat(), frame);
+            aligned += out.iter().filter(|bytes| bytes.len() == 4096 && is_aligned(bytes, 512)).count();
+        }
+    }
+    assert!(aligned >= 19, "{aligned} of 20");
+}
+
+#[test]
 fn what_follows_a_digest_is_aligned() {
     let mut inbox = Inbox::new(&BufferPool::new(), Framing::Link);
     let stream = link_frame(8192, 20, 3).repeat(10);

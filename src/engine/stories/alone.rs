@@ -1,18 +1,19 @@
 //! One node without its peer.
 
-use std::io::ErrorKind;
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 
 use super::client::NbdClient;
 use super::node::{Node, addresses};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
-use crate::engine::NbdListen;
+use crate::engine::{NBD_CLIENTS_MAX, NbdListen};
 use crate::metadata::activity_record::initialised_block;
 use crate::metadata::layout::{Format, Layout, Placement, Striping};
 use crate::metadata::superblock::{Superblock, UnverifiedSuperblock};
 use crate::model::ids::NodeId;
-use crate::model::state::Role;
+use crate::model::state::{DiskState, Role};
 use crate::replica::event::Command;
 use crate::replica::refusal::Code;
 
@@ -54,6 +55,21 @@ fn many_writes_in_flight_are_all_answered() {
         assert_eq!(client.write_many(&offsets, &[9; 4096]), offsets.len());
     }
     assert!(clients[1].read(0, 500 * 4096).unwrap().iter().all(|byte| *byte == 9));
+}
+
+#[test]
+fn clients_that_ask_for_more_than_a_ring_holds_wait_and_lose_nothing() {
+    let node = primary();
+    let offsets: Vec<u64> = (0..1000).map(|index| index * 4096).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            let mut client = node.open("data").unwrap();
+            let offsets = &offsets;
+            scope.spawn(move || assert_eq!(client.write_many(offsets, &[9; 512]), offsets.len()));
+        }
+    });
+    assert_eq!(node.status().volumes[0].disk, DiskState::UpToDate);
+    assert_eq!(node.open("data").unwrap().read(999 * 4096, 512).unwrap(), vec![9; 512]);
 }
 
 #[test]
@@ -136,6 +152,62 @@ fn a_client_that_does_not_read_its_replies_is_not_read_from() {
 }
 
 #[test]
+fn requests_whose_answers_nobody_reads_yet_are_answered_in_the_end() {
+    let node = primary();
+    let mut client = node.open("data").unwrap();
+    client.ask_without_listening(4096, 4096);
+    let mut other = node.open("data").unwrap();
+    other.write(0, &[1; 4096], false).unwrap();
+    assert_eq!(client.listen(4096), 4096);
+    assert_eq!(client.read(0, 4096).unwrap(), vec![1; 4096]);
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_out() {
+    let node = primary();
+    let silent: Vec<UnixStream> = (0..NBD_CLIENTS_MAX).map(|_| UnixStream::connect(node.socket()).unwrap()).collect();
+    let greeted = |mut stream: &UnixStream| stream.read_exact(&mut [0; 18]);
+    silent.iter().for_each(|stream| greeted(stream).unwrap());
+    let mut client = node.open("data").unwrap();
+    client.write(0, &[1; 512], false).unwrap();
+    let mut oldest = &silent[0];
+    assert_eq!(oldest.read(&mut [0]).unwrap(), 0, "it had to go");
+    let mut second = &silent[1];
+    second.set_nonblocking(true).unwrap();
+    assert_eq!(second.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn who_comes_when_all_places_are_taken_is_turned_away_and_comes_again() {
+    let node = primary();
+    let mut clients: Vec<NbdClient> = (0..NBD_CLIENTS_MAX).map(|_| node.open("data").unwrap()).collect();
+    assert!(node.open("data").is_err());
+    assert_eq!(clients[0].read(0, 512).unwrap(), vec![0; 512], "the others stay");
+    drop(clients.pop());
+    node.wait("a place", |_| node.open("data").is_ok());
+}
+
+/// What the kernel's table of connections says of the server's ends: `02` is a running keepalive.
+fn timers(server: SocketAddr) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let place = format!("0100007F:{:04X}", server.port());
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // Number, own address, the other's, state (01: established), queues, timer.
+    rows.filter(|row| row[1] == place && row[3] == "01").map(|row| row[5][..2].to_owned()).collect()
+}
+
+#[test]
+fn a_client_that_falls_silent_is_asked_whether_it_is_there() {
+    let node = Node::tuned(0, addresses(), |spec| spec.nbd.push(NbdListen::Tcp("127.0.0.1:0".parse().unwrap())));
+    node.attach().unwrap();
+    node.command(Command::Primary { force: true }).unwrap();
+    let server = tcp_place(&node);
+    let mut client = NbdClient::open_tcp(server, "data").unwrap();
+    client.write(0, &[1; 512], false).unwrap();
+    node.wait("asking", |_| timers(server) == ["02"]);
+}
+
+#[test]
 fn a_client_that_vanishes_leaves_nothing_behind() {
     let node = primary();
     for _ in 0..5 {
@@ -151,6 +223,12 @@ fn a_client_that_vanishes_leaves_nothing_behind() {
     node.stop().unwrap();
 }
 
+/// Where a node listens that also listens on TCP.
+fn tcp_place(node: &Node) -> SocketAddr {
+    let places = node.status().volumes.remove(0).nbd;
+    places[1].strip_prefix("nbd://").and_then(|uri| uri.strip_suffix("/data")).unwrap().parse().unwrap()
+}
+
 #[test]
 fn clients_come_over_tcp_too_and_the_page_cache_may_be_used() {
     let node = Node::tuned(0, addresses(), |spec| {
@@ -159,9 +237,7 @@ fn clients_come_over_tcp_too_and_the_page_cache_may_be_used() {
     });
     node.attach().unwrap();
     node.command(Command::Primary { force: true }).unwrap();
-    let places = node.status().volumes.remove(0).nbd;
-    let address = places[1].strip_prefix("nbd://").and_then(|uri| uri.strip_suffix("/data")).unwrap();
-    let mut client = NbdClient::open_tcp(address.parse().unwrap(), "").unwrap();
+    let mut client = NbdClient::open_tcp(tcp_place(&node), "").unwrap();
     client.write(512, &[1; 70_144], true).unwrap();
     client.flush().unwrap();
     assert_eq!(node.open("data").unwrap().read(512, 70_144).unwrap(), vec![1; 70_144]);

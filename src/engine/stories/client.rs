@@ -98,6 +98,12 @@ impl NbdClient {
         self.socket.write_all(&out).unwrap();
     }
 
+    /// Takes so many answers; how many were successes.
+    pub(super) fn listen(&mut self, answers: u64) -> u64 {
+        let answers = (0..answers).map(|_| self.next_event().unwrap());
+        answers.filter(|event| matches!(event, ClientEvent::Reply { result: Ok(_), .. })).count() as u64
+    }
+
     /// Sends the beginning of a write and vanishes.
     pub(super) fn vanish_in_a_write(mut self) {
         self.cookie += 1;

@@ -44,10 +44,13 @@ impl Flight {
         if let Operation::WriteAt { .. } = self.operation {
             return self.write_entries(files, free);
         }
+        if let Operation::WriteZeroes { .. } = self.operation {
+            return Entries::one(self.zero_entry(files));
+        }
         let done = self.done;
         let pinned = &mut self.pinned;
         let entry = match &mut self.operation {
-            Operation::WriteAt { .. } => unreachable!("handled above"),
+            Operation::WriteAt { .. } | Operation::WriteZeroes { .. } => unreachable!("handled above"),
             Operation::ReadAt { file, offset, buffer } => {
                 let len = (buffer.len() - done).min(TRANSFER_BYTES_MAX);
                 // SAFETY: `done` bytes of the buffer have been read, so the address is within it.
@@ -57,10 +60,10 @@ impl Flight {
                 })
             }
             Operation::Fsync { file, data_only } => sync(files.target(file), *data_only),
+            Operation::WriteBack { file } => on(files.target(file), |fd| {
+                opcode::SyncFileRange::new(fd, 0).flags(libc::SYNC_FILE_RANGE_WRITE).build()
+            }),
             Operation::Fallocate { file, offset, len, mode } => fallocate(files.target(file), *offset, *len, *mode),
-            Operation::WriteZeroes { file, offset, len, .. } => {
-                zero_entry(files.target(file), self.zero_means, *offset, *len, done)
-            }
             Operation::Discard { file, offset, len } => discard(files, file, *offset, *len),
             Operation::Recv { socket, chunk, len } => {
                 let (start, len) = (chunk.tail(), chunk.remaining().min(*len).min(TRANSFER_BYTES_MAX));
@@ -142,6 +145,23 @@ impl Flight {
         }
     }
 
+    fn zero_entry(&self, files: &FileTable) -> Entry {
+        let Operation::WriteZeroes { file, offset, .. } = &self.operation else {
+            unreachable!("called for zeroes only");
+        };
+        let target = files.target(file);
+        let position = *offset + self.done as u64;
+        match self.zero_part() {
+            (ZeroMeans::Punch, len) => fallocate(target, position, len, FallocateMode::PunchHole),
+            (ZeroMeans::Zero, len) => fallocate(target, position, len, FallocateMode::ZeroRange),
+            (ZeroMeans::Write, len) => {
+                let zeroes = zeroes();
+                let len = usize::try_from(len).unwrap_or(usize::MAX).min(zeroes.len());
+                on(target, |fd| opcode::Write::new(fd, zeroes.as_ptr(), size(len)).offset(position).build())
+            }
+        }
+    }
+
     pub(super) fn sync_entry(&self, files: &FileTable) -> Entry {
         sync(files.target(self.file()), true)
     }
@@ -172,19 +192,6 @@ fn sync(target: Target, data_only: bool) -> Entry {
 
 fn fallocate(target: Target, offset: u64, len: u64, mode: FallocateMode) -> Entry {
     on(target, |fd| opcode::Fallocate::new(fd, len).offset(offset).mode(mode.flags()).build())
-}
-
-fn zero_entry(target: Target, means: ZeroMeans, offset: u64, len: u64, done: usize) -> Entry {
-    match means {
-        ZeroMeans::Punch => fallocate(target, offset, len, FallocateMode::PunchHole),
-        ZeroMeans::Zero => fallocate(target, offset, len, FallocateMode::ZeroRange),
-        ZeroMeans::Write => {
-            let zeroes = zeroes();
-            let left = usize::try_from(len - done as u64).unwrap_or(usize::MAX).min(zeroes.len());
-            let position = offset + done as u64;
-            on(target, |fd| opcode::Write::new(fd, zeroes.as_ptr(), size(left)).offset(position).build())
-        }
-    }
 }
 
 fn discard(files: &FileTable, file: &Descriptor, offset: u64, len: u64) -> Entry {

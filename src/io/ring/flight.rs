@@ -38,7 +38,7 @@ pub(super) enum Stage {
     Ready,
 }
 
-/// How `WriteZeroes` goes about it; each falls back to the next that is left.
+/// How `WriteZeroes` goes about whole units of space; each falls back to the next that is left. Ragged ends are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ZeroMeans {
     Punch,
@@ -173,6 +173,7 @@ impl Flight {
             Operation::ReadAt { file, .. }
             | Operation::WriteAt { file, .. }
             | Operation::Fsync { file, .. }
+            | Operation::WriteBack { file }
             | Operation::Fallocate { file, .. }
             | Operation::WriteZeroes { file, .. }
             | Operation::Discard { file, .. } => file,
@@ -186,6 +187,22 @@ impl Flight {
             Operation::Timeout { .. } | Operation::Cancel { .. } | Operation::Close { .. } => {
                 unreachable!("only operations on a shared descriptor ask for it")
             }
+        }
+    }
+
+    /// The means for the next part of a `WriteZeroes`, and its length.
+    pub(super) fn zero_part(&self) -> (ZeroMeans, u64) {
+        let Operation::WriteZeroes { file, offset, len, .. } = &self.operation else {
+            unreachable!("called for zeroes only");
+        };
+        let left = *len - self.done as u64;
+        let unit = u64::from(file.space_unit());
+        let ragged = (*offset + self.done as u64) % unit;
+        match self.zero_means {
+            ZeroMeans::Write => (ZeroMeans::Write, left),
+            _ if ragged > 0 => (ZeroMeans::Write, left.min(unit - ragged)),
+            _ if left < unit => (ZeroMeans::Write, left),
+            means => (means, left - left % unit),
         }
     }
 

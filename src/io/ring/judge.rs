@@ -47,12 +47,14 @@ impl Flight {
             }
             Operation::WriteZeroes { len, .. } => {
                 let total = *len;
-                match self.zero_means {
-                    ZeroMeans::Write => match self.on_transferred(count, total) {
-                        Step::Finished(Ok(_)) => Step::Finished(Ok(Outcome::Done)),
-                        step => step,
-                    },
-                    ZeroMeans::Punch | ZeroMeans::Zero => Step::Finished(Ok(Outcome::Done)),
+                let count = match self.zero_part() {
+                    (ZeroMeans::Write, _) => count,
+                    // All of it, and the result is 0.
+                    (ZeroMeans::Punch | ZeroMeans::Zero, part) => usize::try_from(part).expect("64 bits fit"),
+                };
+                match self.on_transferred(count, total) {
+                    Step::Finished(Ok(_)) => Step::Finished(Ok(Outcome::Done)),
+                    step => step,
                 }
             }
             Operation::Recv { chunk, .. } => {
@@ -70,6 +72,7 @@ impl Flight {
             Operation::PollAdd { .. } => Step::Finished(Ok(Outcome::Ready(result.cast_unsigned()))),
             Operation::Timeout { .. } => Step::Finished(Ok(Outcome::Expired)),
             Operation::Fsync { .. }
+            | Operation::WriteBack { .. }
             | Operation::Fallocate { .. }
             | Operation::Discard { .. }
             | Operation::Connect { .. }
@@ -115,7 +118,10 @@ impl Flight {
             _ if errno == libc::ECANCELED => Step::Finished(Err(self.cancellation())),
             Operation::Connect { .. } | Operation::Close { .. } => Step::Finished(Err(self.system(errno))),
             _ if is_passing(errno) => self.retry(errno),
-            Operation::WriteZeroes { .. } if is_unsupported(errno) && self.zero_means != ZeroMeans::Write => {
+            // EINVAL: of a range or mode that this file does not like.
+            Operation::WriteZeroes { .. }
+                if (is_unsupported(errno) || errno == libc::EINVAL) && self.zero_part().0 != ZeroMeans::Write =>
+            {
                 self.zero_means = if self.zero_means == ZeroMeans::Punch { ZeroMeans::Zero } else { ZeroMeans::Write };
                 Step::Again
             }

@@ -49,8 +49,8 @@ use self::pinned::FreeList;
 use self::validate::why_invalid;
 use crate::io::descriptor::Descriptor;
 
-/// How many operations a ring holds at once, queued or in flight. Several times what the largest NBD and replication
-/// windows of one resource add up to; a caller that meets it has lost its own limits.
+/// How many operations a ring holds at once, queued or in flight. More than a disk or a socket gains from, so callers have
+/// limits of their own below it; one that meets this one tries again after the next completion.
 pub const OPERATIONS_MAX: usize = 16_384;
 
 /// How long dropping a ring waits for the kernel.
@@ -150,6 +150,12 @@ impl Ring {
         self.flights.is_empty()
     }
 
+    /// Whether nothing can be pushed before an operation has completed.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.flights.len() >= OPERATIONS_MAX
+    }
+
     /// Begins an operation at the next [`submit_and_wait`](Self::submit_and_wait).
     ///
     /// # Errors
@@ -205,7 +211,7 @@ impl Ring {
     }
 
     fn validate(&self, operation: &Operation) -> Result<(), RingError> {
-        if self.flights.len() >= OPERATIONS_MAX {
+        if self.is_full() {
             return Err(RingError::Full { limit: OPERATIONS_MAX });
         }
         match why_invalid(operation) {

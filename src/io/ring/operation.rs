@@ -125,6 +125,11 @@ pub enum Operation {
         /// Only the data and what is needed to read it, not times.
         data_only: bool,
     },
+    /// Begins to write what the page cache holds of a file to its disk, and waits for none of it. Makes nothing durable.
+    WriteBack {
+        /// Of what.
+        file: Descriptor,
+    },
     /// Changes the space of a range, exactly as asked or an error.
     Fallocate {
         /// Of what: a regular file, or a block device for the modes that zero.
@@ -136,13 +141,14 @@ pub enum Operation {
         /// What to do.
         mode: FallocateMode,
     },
-    /// Makes the range read as zeroes by the best means the file has: punching (if allowed), zeroing, else writing.
+    /// Makes the range read as zeroes by the best means the file has: punching (if allowed), zeroing, else writing. What of a
+    /// device's block the range covers in part is written.
     WriteZeroes {
         /// Of what.
         file: Descriptor,
-        /// First byte; a multiple of the logical block.
+        /// First byte.
         offset: u64,
-        /// How many bytes; a multiple of the logical block.
+        /// How many bytes.
         len: u64,
         /// Whether the space may be given back.
         may_unmap: bool,
@@ -238,6 +244,7 @@ impl Operation {
             Self::WriteAt { durable: false, .. } => "write",
             Self::WriteAt { durable: true, .. } => "durable write",
             Self::Fsync { .. } => "sync",
+            Self::WriteBack { .. } => "write back",
             Self::Fallocate { .. } => "fallocate",
             Self::WriteZeroes { .. } => "write zeroes",
             Self::Discard { .. } => "discard",

@@ -100,6 +100,7 @@ fn what_is_written_is_read_on_every_kind_of_file() {
             assert_eq!(transferred(&bench.write(&file, 0, pieces.clone(), true)), 16384);
             assert_eq!(bench.read(&file, 0, 16384).unwrap()[..], pieces.concat());
             let file = file.descriptor().clone();
+            bench.perform(Operation::WriteBack { file: file.clone() }).result.unwrap();
             let sync = bench.perform(Operation::Fsync { file, data_only: true });
             assert!(matches!(sync.result, Ok(Outcome::Done)));
         }
@@ -569,9 +570,10 @@ fn the_helper_thread_answers_through_the_ring() {
 struct LoopDevice(String);
 
 impl LoopDevice {
-    fn new(file: &Path) -> Option<Self> {
-        let command =
-            Command::new(["losetup".as_ref(), "--find".as_ref(), "--show".as_ref(), file.as_os_str()], PATIENCE);
+    fn new(file: &Path, sector_bytes: u32) -> Option<Self> {
+        let sector_bytes = sector_bytes.to_string();
+        let words = ["losetup", "--find", "--show", "--sector-size", &sector_bytes].map(AsRef::as_ref);
+        let command = Command::new(words.into_iter().chain([file.as_os_str()]), PATIENCE);
         let report = process::run(&command).ok().filter(process::Report::is_success)?;
         Some(Self(String::from_utf8(report.output).ok()?.trim().to_owned()))
     }
@@ -587,7 +589,7 @@ impl Drop for LoopDevice {
 fn a_block_device_is_exclusive_and_discards_and_zeroes() {
     let directory = tempfile::tempdir().unwrap();
     drop(store(&directory, false));
-    let Some(device) = LoopDevice::new(&directory.path().join("disk")) else { return };
+    let Some(device) = LoopDevice::new(&directory.path().join("disk"), 512) else { return };
     let mode = Mode { direct: true, ..Mode::default() };
     let file = BlockFile::open(&device.0, mode).unwrap();
     assert!(file.is_block_device() && file.is_direct() && file.supports_discard());
@@ -620,5 +622,48 @@ fn a_block_device_is_exclusive_and_discards_and_zeroes() {
         }
         // (A loop device over a file gives zeroes after a discard as well.)
         assert!(bench.read(&file, offset, 2 << 20).unwrap().iter().all(|byte| *byte == 0), "kind {kind}");
+    }
+}
+
+#[test]
+fn sectors_of_a_device_with_larger_blocks_are_zeroed_one_by_one_too() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(store(&directory, false));
+    let Some(device) = LoopDevice::new(&directory.path().join("disk"), 4096) else { return };
+    let file = BlockFile::open(&device.0, Mode::default()).unwrap();
+    assert_eq!((file.logical_block(), file.offset_alignment()), (4096, 1));
+    let mut bench = Bench::new();
+    for may_unmap in [true, false] {
+        for (offset, len) in [(512, 512), (4096, 4096), (4096 - 512, 1024), (8192 + 1024, 40_960), (65_536, 1 << 20)] {
+            let bytes = bench.pattern(2 << 20, 5);
+            bench.write(&file, 0, bytes.clone(), true).result.unwrap();
+            let file_of = file.descriptor().clone();
+            let operation = Operation::WriteZeroes { file: file_of, offset: offset as u64, len: len as u64, may_unmap };
+            bench.perform(operation).result.unwrap();
+            let mut expected = bytes.to_vec();
+            expected[offset..offset + len].fill(0);
+            assert!(bench.read(&file, 0, 2 << 20).unwrap()[..] == expected, "{len} bytes at {offset}");
+        }
+    }
+}
+
+#[test]
+fn zeroes_go_on_by_the_next_means_where_one_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = store(&directory, false).descriptor().clone();
+    let ring = IoUring::new(2).unwrap();
+    for errno in [libc::EINVAL, libc::EOPNOTSUPP] {
+        let operation = Operation::WriteZeroes { file: file.clone(), offset: 0, len: 8192, may_unmap: true };
+        let mut flight = Flight::new(operation, 0, 0);
+        for means in [flight::ZeroMeans::Punch, flight::ZeroMeans::Zero] {
+            assert_eq!(flight.zero_part(), (means, 8192));
+            flight.prepare(0, &FileTable::new(&ring), &mut FreeList::default());
+            assert!(matches!(flight.on_result(false, -errno), Step::Again));
+        }
+        flight.prepare(0, &FileTable::new(&ring), &mut FreeList::default());
+        assert!(matches!(flight.on_result(false, 4096), Step::Again));
+        assert_eq!(flight.zero_part(), (flight::ZeroMeans::Write, 4096));
+        flight.prepare(0, &FileTable::new(&ring), &mut FreeList::default());
+        assert!(matches!(flight.on_result(false, -errno), Step::Finished(Err(_))), "writing is the last means");
     }
 }

@@ -159,6 +159,35 @@ fn commands_in_flight_are_limited_in_number_and_bytes() {
 }
 
 #[test]
+fn a_session_that_is_allowed_nothing_takes_one_command_after_another() {
+    let mut session = opened(false);
+    let mut flood = BytesMut::new();
+    for cookie in 0..4 {
+        flood.put_slice(&request(CommandNumber::READ, CommandFlags::NONE, cookie, 0, 512));
+    }
+    session.allow(0);
+    assert_eq!(command(&feed(&mut session, flood.freeze())).cookie, 0);
+    assert_eq!((session.wants_pause(), session.payload_bytes_held()), (true, 512));
+    session.reply(0, Reply::Error(NbdErrno::EIO, String::new()), &mut BytesMut::new());
+    assert_eq!(command(&feed(&mut session, Bytes::new())).cookie, 1);
+    session.allow(1024);
+    assert_eq!(command(&feed(&mut session, Bytes::new())).cookie, 2, "and two where there is room");
+    assert_eq!((session.wants_pause(), session.payload_bytes_held()), (true, 1024));
+    session.allow(u64::MAX);
+    assert_eq!(command(&feed(&mut session, Bytes::new())).cookie, 3);
+    session.check();
+}
+
+#[test]
+fn a_payload_is_held_from_its_first_byte_on() {
+    let mut session = opened(false);
+    feed(&mut session, request(CommandNumber::WRITE, CommandFlags::NONE, 1, 0, 4096));
+    assert_eq!(session.payload_bytes_held(), 4096);
+    command(&feed(&mut session, vec![0; 4096]));
+    assert_eq!(session.payload_bytes_held(), 4096);
+}
+
+#[test]
 fn replies_are_still_due_after_a_disconnect() {
     let mut session = opened(false);
     let flush = command(&feed(&mut session, request(CommandNumber::FLUSH, CommandFlags::NONE, 1, 0, 0)));

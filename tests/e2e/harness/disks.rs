@@ -1,10 +1,11 @@
 //! Backing files: made sparse, compared byte by byte outside the product.
 
+use super::tools::{run, tool};
 use super::wait::{SHORT, pause};
 use nix::fcntl::{Flock, FlockArg};
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Bytes compared at a time.
@@ -29,6 +30,51 @@ pub(crate) fn wait_until_free(path: &Path) {
             return;
         }
         pause();
+    }
+}
+
+/// A block device over a file.
+pub(crate) struct LoopDevice(String);
+
+impl LoopDevice {
+    /// With sectors of this size.
+    pub(crate) fn attach(file: &Path, sector_bytes: u32) -> Self {
+        let mut command = tool("losetup");
+        command.args(["--find", "--show", "--sector-size", &sector_bytes.to_string()]).arg(file);
+        Self(run(&mut command).trim().to_owned())
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        // A device that is still open goes when it is closed.
+        let _ = tool("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+/// A folder in memory, whose files can neither be punched nor opened past the page cache.
+pub(crate) struct RamFolder(PathBuf);
+
+impl RamFolder {
+    pub(crate) fn mount(path: &Path) -> Self {
+        fs::create_dir_all(path).expect("the folder is ours");
+        run(tool("mount").args(["-t", "ramfs", "shimai-e2e"]).arg(path));
+        Self(path.to_owned())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for RamFolder {
+    fn drop(&mut self) {
+        // It goes with the last who has it open.
+        let _ = tool("umount").arg("--lazy").arg(&self.0).status();
     }
 }
 

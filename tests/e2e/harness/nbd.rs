@@ -71,8 +71,25 @@ impl Nbd {
 
     /// Reads and waits.
     pub(crate) fn read(&mut self, offset: u64, bytes: u32) -> Result<Bytes, String> {
-        let cookie = self.begin(|client, cookie, out| client.read(cookie, offset, bytes, out))?;
+        let cookie = self.begin_read(offset, bytes)?;
         self.finish(cookie)
+    }
+
+    /// Sends a read; its cookie.
+    pub(crate) fn begin_read(&mut self, offset: u64, bytes: u32) -> Result<u64, String> {
+        self.begin(|client, cookie, out| client.read(cookie, offset, bytes, out))
+    }
+
+    /// Trims and waits.
+    pub(crate) fn trim(&mut self, offset: u64, bytes: u32) -> Result<(), String> {
+        let cookie = self.begin(|client, cookie, out| client.trim(cookie, offset, bytes, false, out))?;
+        self.finish(cookie).map(|_| ())
+    }
+
+    /// Writes zeroes and waits.
+    pub(crate) fn zeroes(&mut self, offset: u64, bytes: u32) -> Result<(), String> {
+        let cookie = self.begin(|client, cookie, out| client.zeroes(cookie, offset, bytes, true, false, out))?;
+        self.finish(cookie).map(|_| ())
     }
 
     /// Flushes and waits.
