@@ -145,7 +145,7 @@ pub(super) async fn adjust(node: &Node, request: &Request, out: &Out) -> Result<
         let result = adjust_one(node, &config, &name, request.verb == Verb::Adjust, out).await;
         problems.extend(result.err().map(|problem| (name, problem)));
     }
-    if problems.is_empty() { Ok(()) } else { Err(Problem::Several(problems)) }
+    Problem::of_several(problems)
 }
 
 async fn adjust_one(

@@ -42,7 +42,7 @@ pub(super) async fn every(node: &Node, request: &Request, out: &Out) -> Result<(
         };
         problems.extend(result.err().map(|problem| (name, problem)));
     }
-    if problems.is_empty() { Ok(()) } else { Err(Problem::Several(problems)) }
+    Problem::of_several(problems)
 }
 
 async fn one(node: &Node, request: &Request, name: &str, out: &Out) -> Result<(), Problem> {
@@ -108,7 +108,7 @@ pub(super) async fn up_all(node: &Node) -> Result<(), Problem> {
         let result = bring_up(node, &config, &name, &|_| ()).await;
         problems.extend(result.err().map(|problem| (name, problem)));
     }
-    if problems.is_empty() { Ok(()) } else { Err(Problem::Several(problems)) }
+    Problem::of_several(problems)
 }
 
 /// Brings a resource up.

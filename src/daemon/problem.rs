@@ -47,6 +47,12 @@ pub(super) enum Problem {
         /// Which one.
         name: String,
     },
+    /// The resource's thread has ended by itself.
+    #[error("the thread of {name} has ended unasked, so {name} is served to nobody; the daemon's log says why")]
+    Ended {
+        /// Which one.
+        name: String,
+    },
     /// Metadata cannot be read.
     #[error("{sentence}")]
     Metadata {
@@ -81,6 +87,11 @@ fn sentences(problems: &[(String, Problem)]) -> String {
 }
 
 impl Problem {
+    /// What went wrong with several resources, if anything did.
+    pub(super) fn of_several(problems: Vec<(String, Problem)>) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self::Several(problems)) }
+    }
+
     /// The exit code of the command.
     pub(super) fn exit(&self) -> i32 {
         match self {
@@ -92,7 +103,7 @@ impl Problem {
             Self::NotServed { .. } | Self::NotUp { .. } => EXIT_FAILURE,
             Self::Unknown { .. } | Self::Metadata { .. } => EXIT_USAGE,
             Self::Deadline { verb, .. } if verb.waits() => EXIT_WAITED,
-            Self::Engine(_) | Self::System { .. } | Self::Deadline { .. } => EXIT_EXECUTION,
+            Self::Engine(_) | Self::System { .. } | Self::Deadline { .. } | Self::Ended { .. } => EXIT_EXECUTION,
             Self::Several(problems) => {
                 problems.iter().map(|(_, problem)| problem.exit()).max().unwrap_or(EXIT_EXECUTION)
             }
@@ -114,6 +125,9 @@ impl Problem {
                 format!("{name} is not up on this node"),
                 Some(format!("up {name}")),
             ),
+            Self::Ended { ref name } => {
+                Response::Failed { code: None, exit, sentence: self.to_string(), next: Some(format!("up {name}")) }
+            }
             Self::Several(mut problems) if problems.len() == 1 => {
                 problems.pop().map_or_else(Response::done, |(_, problem)| problem.response())
             }

@@ -17,17 +17,20 @@ pub(super) async fn status(node: &Node, request: &Request, out: &Out) -> Result<
         Some(name) => vec![name.clone()],
         None => node.names(),
     };
-    let mut statuses = Vec::new();
+    let (mut statuses, mut problems) = (Vec::new(), Vec::new());
     for name in names {
-        match node.need(&name)?.status().await {
+        let Some(running) = node.find(&name) else { continue };
+        match running.status().await {
             Ok(status) => statuses.push(status),
-            // It went down in between.
-            Err(_) if request.resource.is_none() => {}
-            Err(problem) => return Err(problem),
+            // It went down in between, unless it is still among what is up.
+            Err(problem) => problems.extend(node.find(&name).map(|_| (name, problem))),
         }
     }
-    out.say(Response::Status(statuses)).await;
-    Ok(())
+    // That nothing is there is said where nothing is there.
+    if !statuses.is_empty() || problems.is_empty() {
+        out.say(Response::Status(statuses)).await;
+    }
+    Problem::of_several(problems)
 }
 
 /// As DRBD's tools say it of a resource that is not configured in the kernel.
@@ -99,12 +102,23 @@ pub(super) async fn why(node: &Node, request: &Request, out: &Out) -> Result<(),
     };
     for name in names {
         let explanations = match node.find(&name) {
+            Some(running) if running.is_finished() => vec![why_ended(&name)],
             Some(running) => why::explain(&running.status().await?),
             None => vec![why_not_up(node, &name)?],
         };
         out.say(Response::Text(page(&name, &explanations))).await;
     }
     Ok(())
+}
+
+/// It ran, and something went wrong that must not.
+fn why_ended(name: &str) -> Explanation {
+    Explanation {
+        fact: Problem::Ended { name: name.to_owned() }.to_string(),
+        rule: "a broken rule of our own ends the resource at once; what was acknowledged is on the disks, as after a crash"
+            .into(),
+        command: Some(format!("shimai up {name}")),
+    }
 }
 
 /// Nothing runs: because nobody asked, or because it cannot.

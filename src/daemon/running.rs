@@ -77,14 +77,14 @@ impl Running {
 
     async fn command_once(&self, command: Command) -> Result<(), Problem> {
         let (answer, outcome) = channel();
-        let id = self.handle.command(command, answer)?;
+        let id = self.handle.command(command, answer).map_err(|error| self.unreachable(error))?;
         self.outcome(id, outcome).await
     }
 
     /// Opens, locks and attaches a volume's backing store.
     pub(super) async fn attach(&self, volume: usize) -> Result<(), Problem> {
         let (answer, outcome) = channel();
-        let id = self.handle.attach(volume, answer)?;
+        let id = self.handle.attach(volume, answer).map_err(|error| self.unreachable(error))?;
         self.outcome(id, outcome).await
     }
 
@@ -92,21 +92,30 @@ impl Running {
         let mut asker = Asker { handle: &self.handle, id: Some(id) };
         let result = outcome.await;
         asker.id = None;
-        result.map_err(|_| EngineError::NotRunning)?.map_err(Problem::Refused)
+        result.map_err(|_| self.unreachable(EngineError::NotRunning))?.map_err(Problem::Refused)
+    }
+
+    /// Why the thread does not answer: it takes no more messages once it has ended.
+    fn unreachable(&self, error: EngineError) -> Problem {
+        match error {
+            EngineError::NotRunning => Problem::Ended { name: self.handle.name().to_owned() },
+            error => Problem::Engine(error),
+        }
     }
 
     /// How the resource looks.
     pub(super) async fn status(&self) -> Result<ResourceStatus, Problem> {
         let (sender, receiver) = oneshot::channel();
-        self.handle.status(Box::new(move |status| drop(sender.send(status))))?;
-        Ok(receiver.await.map_err(|_| EngineError::NotRunning)?)
+        let asked = self.handle.status(Box::new(move |status| drop(sender.send(status))));
+        asked.map_err(|error| self.unreachable(error))?;
+        receiver.await.map_err(|_| self.unreachable(EngineError::NotRunning))
     }
 
     /// Lets clients go, demotes, disconnects, detaches and ends the thread.
     pub(super) async fn stop_gracefully(&self) -> Result<(), Problem> {
         let (answer, outcome) = channel();
         self.handle.stop_gracefully(answer)?;
-        outcome.await.map_err(|_| EngineError::NotRunning)?.map_err(Problem::Refused)?;
+        outcome.await.map_err(|_| self.unreachable(EngineError::NotRunning))?.map_err(Problem::Refused)?;
         self.ended().await;
         Ok(())
     }

@@ -29,11 +29,14 @@ const LAST_ANSWER: Duration = Duration::from_millis(100);
 pub fn run(arguments: Arguments) -> ExitCode {
     let filter = EnvFilter::try_from_env("SHIMAI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Whoever read the log may be gone, or its disk full. The subscriber would complain on standard error too, and panic,
+    // on whatever thread had something to say.
+    let log = log.log_internal_errors(false);
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shimaid: {error:#}");
+            let _ = writeln!(std::io::stderr(), "shimaid: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -246,6 +246,11 @@ fn run(spec: ResourceSpec, post: Post, ready: &mpsc::Sender<Result<(), EngineErr
     impl Drop for CloseAtEnd {
         fn drop(&mut self) {
             self.0.close();
+            if std::thread::panicking() {
+                tracing::error!(
+                    "the resource's thread panicked; its clients and its peer see what they see of a crash"
+                );
+            }
         }
     }
     let close_at_end = CloseAtEnd(post.clone());
