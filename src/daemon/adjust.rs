@@ -6,6 +6,7 @@
 //! does.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::node::Node;
 use super::operate;
@@ -133,7 +134,7 @@ fn agrees(now: &NetOptions, wanted: &NetOptions) -> bool {
 }
 
 /// `adjust` and `adjust --dry-run`.
-pub(super) async fn adjust(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+pub(super) async fn adjust(node: &Arc<Node>, request: &Request, out: &Out) -> Result<(), Problem> {
     let _life = node.life.lock().await;
     let config = node.config(request.options.config.as_deref())?;
     let names = match &request.resource {
@@ -149,7 +150,7 @@ pub(super) async fn adjust(node: &Node, request: &Request, out: &Out) -> Result<
 }
 
 async fn adjust_one(
-    node: &Node,
+    node: &Arc<Node>,
     config: &crate::config::Config,
     name: &str,
     is_applied: bool,

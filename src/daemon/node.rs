@@ -25,8 +25,19 @@ pub(super) struct Node {
     running: Mutex<BTreeMap<String, Arc<Running>>>,
     /// Held by whoever brings resources up or down: one at a time.
     pub(super) life: tokio::sync::Mutex<()>,
-    /// Becomes true when the daemon shall end.
-    pub(super) ending: watch::Sender<bool>,
+    /// How far the end of the daemon has come. Who asks for it and who does it are not the same: an asker may leave.
+    pub(super) ending: watch::Sender<Ending>,
+}
+
+/// The end of the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ending {
+    /// Nobody thinks of it.
+    No,
+    /// It shall end: nothing is brought up any more.
+    Begun,
+    /// Nothing is left of its resources.
+    Done,
 }
 
 impl Node {
@@ -37,7 +48,7 @@ impl Node {
             name,
             running: Mutex::default(),
             life: tokio::sync::Mutex::default(),
-            ending: watch::Sender::new(false),
+            ending: watch::Sender::new(Ending::No),
         }
     }
 
@@ -89,6 +100,9 @@ impl Node {
 
     /// Runs a resource, Secondary, without disk and connection.
     pub(super) async fn start(&self, config: &Config, resource: Resource) -> Result<Arc<Running>, Problem> {
+        if *self.ending.borrow() != Ending::No {
+            return Err(Problem::Ending);
+        }
         let mut seed = [0; 32];
         fill_random(&mut seed).map_err(|source| Problem::System { action: "get random numbers".into(), source })?;
         let position = config.resources().iter().position(|other| other.name == resource.name).unwrap_or(0);

@@ -1,8 +1,9 @@
 //! Verbs that change something, each on one resource after another.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::node::Node;
+use super::node::{Ending, Node};
 use super::problem::Problem;
 use super::running::Running;
 use super::server::Out;
@@ -20,7 +21,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Carries out the verb on every resource that is meant. One that fails does not keep the others from their turn.
-pub(super) async fn every(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+pub(super) async fn every(node: &Arc<Node>, request: &Request, out: &Out) -> Result<(), Problem> {
     let _life = match request.verb {
         Verb::Up | Verb::Down => Some(node.life.lock().await),
         _ => None,
@@ -45,7 +46,7 @@ pub(super) async fn every(node: &Node, request: &Request, out: &Out) -> Result<(
     Problem::of_several(problems)
 }
 
-async fn one(node: &Node, request: &Request, name: &str, out: &Out) -> Result<(), Problem> {
+async fn one(node: &Arc<Node>, request: &Request, name: &str, out: &Out) -> Result<(), Problem> {
     if request.verb == Verb::Down {
         return down(node, name).await;
     }
@@ -161,15 +162,29 @@ async fn attach(running: &Running, volume: usize, out: &Out) -> Result<(), Probl
 }
 
 /// Leaves the peer, lets the disks go and ends the resource's thread. Refused while an application has it open.
-pub(super) async fn down(node: &Node, name: &str) -> Result<(), Problem> {
+pub(super) async fn down(node: &Arc<Node>, name: &str) -> Result<(), Problem> {
     let Some(running) = node.find(name) else { return known(node, name) };
     if !running.is_finished() {
         running.command(Command::Down).await?;
-        running.stop_gracefully().await?;
     }
-    node.forget(name);
-    tracing::info!(resource = name, "down");
-    Ok(())
+    // The machine is down, and so must the thread be, whether or not somebody still waits for it.
+    let (node, name) = (Arc::clone(node), name.to_owned());
+    let end = async move {
+        if !running.is_finished() {
+            running.stop_gracefully().await?;
+        }
+        node.forget(&name);
+        tracing::info!(resource = name, "down");
+        Ok(())
+    };
+    to_its_end(end).await
+}
+
+/// Does something that must not stop half-way when its asker stops waiting.
+pub(super) async fn to_its_end(
+    work: impl Future<Output = Result<(), Problem>> + Send + 'static,
+) -> Result<(), Problem> {
+    tokio::spawn(work).await.unwrap_or(Err(Problem::Interrupted))
 }
 
 /// What is not up is down already, if there is such a thing.
@@ -276,13 +291,14 @@ fn progress(status: &ResourceStatus, what: &str) -> Response {
     Response::Progress { sentence, percent: None, rate_bytes_per_s: None, seconds_left: None }
 }
 
-/// Ends every resource: in order if it goes within [`STOP_PATIENCE`], else as it stands.
+/// Ends every resource: in order if it goes within [`STOP_PATIENCE`], else as it stands. Until it has gone it can be looked
+/// at, and what holds it up can be let go.
 pub(super) async fn stop_all(node: &Node) {
-    let _life = node.life.lock().await;
+    // Whoever brings something up or down may itself wait for what never comes.
+    let _life = tokio::time::timeout(STOP_PATIENCE, node.life.lock()).await;
     let mut stopping = tokio::task::JoinSet::new();
     for name in node.names() {
         let Some(running) = node.find(&name) else { continue };
-        node.forget(&name);
         stopping.spawn(async move {
             match tokio::time::timeout(STOP_PATIENCE, running.stop_gracefully()).await {
                 Ok(Ok(())) => tracing::info!(resource = name, "down"),
@@ -292,14 +308,22 @@ pub(super) async fn stop_all(node: &Node) {
             if !running.is_finished() {
                 running.stop_now().await;
             }
+            name
         });
     }
-    while stopping.join_next().await.is_some() {}
+    while let Some(stopped) = stopping.join_next().await {
+        if let Ok(name) = stopped {
+            node.forget(&name);
+        }
+    }
 }
 
-/// Ends the daemon, once nothing is left of its resources.
+/// Asks for the end of the daemon and waits until nothing is left of its resources. An asker who does not wait so long ends
+/// only the waiting.
 pub(super) async fn shut_down(node: &Node, out: &Out) {
     out.waits_for("all resources to go down");
-    stop_all(node).await;
-    node.ending.send_replace(true);
+    let mut ending = node.ending.subscribe();
+    node.ending.send_if_modified(|ending| std::mem::replace(ending, (*ending).max(Ending::Begun)) == Ending::No);
+    // The daemon holds the other end as long as it lives.
+    let _ = ending.wait_for(|ending| *ending == Ending::Done).await;
 }

@@ -53,6 +53,12 @@ pub(super) enum Problem {
         /// Which one.
         name: String,
     },
+    /// The daemon is about to end.
+    #[error("this shimaid is ending and brings nothing up any more")]
+    Ending,
+    /// What did the work is gone.
+    #[error("it was begun and not brought to its end; the daemon's log says why")]
+    Interrupted,
     /// Metadata cannot be read.
     #[error("{sentence}")]
     Metadata {
@@ -103,7 +109,12 @@ impl Problem {
             Self::NotServed { .. } | Self::NotUp { .. } => EXIT_FAILURE,
             Self::Unknown { .. } | Self::Metadata { .. } => EXIT_USAGE,
             Self::Deadline { verb, .. } if verb.waits() => EXIT_WAITED,
-            Self::Engine(_) | Self::System { .. } | Self::Deadline { .. } | Self::Ended { .. } => EXIT_EXECUTION,
+            Self::Engine(_)
+            | Self::System { .. }
+            | Self::Deadline { .. }
+            | Self::Ended { .. }
+            | Self::Ending
+            | Self::Interrupted => EXIT_EXECUTION,
             Self::Several(problems) => {
                 problems.iter().map(|(_, problem)| problem.exit()).max().unwrap_or(EXIT_EXECUTION)
             }

@@ -102,13 +102,13 @@ async fn next_line(reader: &mut BufReader<OwnedReadHalf>) -> std::io::Result<Opt
 
 /// Carries out one request; false when the asker has gone.
 async fn answer(
-    node: &Node,
+    node: &Arc<Node>,
     request: &Request,
     reader: &mut BufReader<OwnedReadHalf>,
     write: &mut OwnedWriteHalf,
 ) -> bool {
     let (sender, mut lines) = mpsc::channel(LINES_MAX);
-    let out = Out { lines: sender, waited_for: Mutex::new(request.verb.to_string()) };
+    let out = Arc::new(Out { lines: sender, waited_for: Mutex::new(request.verb.to_string()) });
     let work = verbs::answer(node, request, &out);
     tokio::pin!(work);
     let mut is_watched = true;

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::arguments::Arguments;
-use super::node::Node;
+use super::node::{Ending, Node};
 use super::operate;
 use super::server;
 use crate::io::unix;
@@ -114,12 +114,12 @@ async fn live(node: Arc<Node>, listener: OwnedFd, is_up_wanted: bool) -> anyhow:
     tokio::select! {
         _ = terminate.recv() => tracing::info!("ending: terminated"),
         _ = interrupt.recv() => tracing::info!("ending: interrupted"),
-        _ = ending.wait_for(|is_ending| *is_ending) => {
-            tracing::info!("ending: asked to");
-            tokio::time::sleep(LAST_ANSWER).await;
-        }
+        _ = ending.wait_for(|ending| *ending != Ending::No) => tracing::info!("ending: asked to"),
     }
+    node.ending.send_replace(Ending::Begun);
     operate::stop_all(&node).await;
+    node.ending.send_replace(Ending::Done);
+    tokio::time::sleep(LAST_ANSWER).await;
     server.abort();
     Ok(())
 }
