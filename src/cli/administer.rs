@@ -1,6 +1,9 @@
 //! Commands that the daemon carries out: ask, show where it stands, print the answer, exit as DRBD's tools do.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+use anyhow::Context;
 
 use super::arguments::{Arguments, Command, Status};
 use super::client::{ClientError, ask};
@@ -14,7 +17,7 @@ const WIDTH_DEFAULT: usize = 80;
 /// Sends the command's request and prints the answer; the exit code.
 pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result<u8> {
     if matches!(request.verb, Verb::Up | Verb::Adjust | Verb::AdjustPlan) {
-        request.options.config = arguments.common.config.as_ref().map(|path| path.to_string_lossy().into_owned());
+        request.options.config = arguments.common.config.as_deref().map(from_anywhere).transpose()?;
     }
     let deadline = arguments.common.deadline(request.verb.waits());
     let subject = request.resource.clone().unwrap_or_else(|| "all".into());
@@ -28,6 +31,12 @@ pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result
         progress: ProgressLine::on_stderr(width()),
     };
     page.print(responses)
+}
+
+/// The path as the daemon finds it too, whose working directory is another one.
+fn from_anywhere(path: &Path) -> anyhow::Result<String> {
+    let absolute = std::path::absolute(path).with_context(|| format!("cannot tell where {} is", path.display()))?;
+    Ok(absolute.to_string_lossy().into_owned())
 }
 
 /// How a status is printed.
@@ -146,6 +155,16 @@ mod tests {
         let exit = page.print(responses.into_iter().map(Ok)).ok();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("we write text");
         (exit, text(page.out), text(page.err))
+    }
+
+    #[test]
+    fn a_relative_path_is_meant_from_where_it_was_typed() {
+        let here = std::env::current_dir().expect("tests run somewhere");
+        assert_eq!(
+            from_anywhere(Path::new("pair.res")).ok(),
+            Some(here.join("pair.res").to_string_lossy().into_owned())
+        );
+        assert_eq!(from_anywhere(Path::new("/etc/drbd.conf")).ok().as_deref(), Some("/etc/drbd.conf"));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Which part of the program does what was typed.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
+
+use clap::Parser;
 
 use super::arguments::{Arguments, Command};
 use super::client::ClientError;
@@ -8,6 +11,25 @@ use super::{administer, bench, configuration, demo, metadata};
 
 /// Exit code: it could not be tried.
 const EXIT_EXECUTION: u8 = 20;
+
+/// Exit code: wrong usage. The parser's own would be the one of a configuration that cannot be read.
+const EXIT_USAGE: u8 = 1;
+
+/// What was typed; if it asks for help or cannot be understood, that has been said and the exit code is returned.
+///
+/// # Errors
+/// The exit code: zero for help and the version.
+pub fn parsed<A: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
+    A::try_parse_from(words).map_err(|error| {
+        // Who asked may be gone; the exit code is told to who started us.
+        let _ = error.print();
+        ExitCode::from(usage_exit(&error))
+    })
+}
+
+fn usage_exit(error: &clap::Error) -> u8 {
+    if error.use_stderr() { EXIT_USAGE } else { 0 }
+}
 
 /// Does what was typed.
 #[must_use]
@@ -76,6 +98,17 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 mod tests {
     use super::*;
     use anyhow::Context;
+
+    #[test]
+    fn wrong_usage_is_told_from_a_configuration_that_cannot_be_read() {
+        let exit = |line: &str| usage_exit(&Arguments::try_parse_from(line.split(' ')).unwrap_err());
+        for line in ["shimai nosuch", "shimai down", "shimai down data/x", "shimai status --nosuch", "shimai"] {
+            assert_eq!(exit(line), 1, "{line}");
+        }
+        for line in ["shimai --help", "shimai --version", "shimai status --help"] {
+            assert_eq!(exit(line), 0, "{line}");
+        }
+    }
 
     #[test]
     fn a_cause_is_told_once() {

@@ -19,4 +19,4 @@ mod metadata;
 mod nbd;
 pub mod progress;
 
-pub use dispatch::run;
+pub use dispatch::{parsed, run};
