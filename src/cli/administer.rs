@@ -108,25 +108,20 @@ impl<O: Write, E: Write, P: Write> Page<O, E, P> {
                 self.out.flush()?;
                 return Ok(Some(0));
             }
-            Response::Refused { code, exit, sentence, next } => {
-                writeln!(self.err, "{}: State change failed: ({code}) {sentence}", self.subject)?;
-                return self.end(exit, next).map(Some);
-            }
-            Response::Failed { code: Some(code), exit, sentence, next } => {
-                writeln!(self.err, "{}: Failure: ({code}) {sentence}", self.subject)?;
-                return self.end(exit, next).map(Some);
-            }
-            Response::Failed { code: None, exit, sentence, next } => {
-                writeln!(self.err, "{}: {sentence}", self.subject)?;
-                return self.end(exit, next).map(Some);
-            }
+            failure @ (Response::Refused { .. } | Response::Failed { .. }) => return self.end(failure).map(Some),
         }
         self.out.flush()?;
         Ok(None)
     }
 
-    /// Names the command that helps. A failure never exits with 0, whatever the daemon says.
-    fn end(&mut self, exit: i32, next: Option<String>) -> io::Result<u8> {
+    /// Says what failed and names the command that helps. A failure never exits with 0, whatever the daemon says.
+    fn end(&mut self, failure: Response) -> io::Result<u8> {
+        if let Some(complaint) = failure.complaint() {
+            writeln!(self.err, "{}: {complaint}", self.subject)?;
+        }
+        let (Response::Refused { exit, next, .. } | Response::Failed { exit, next, .. }) = failure else {
+            return Ok(1);
+        };
         next.map_or(Ok(()), |next| writeln!(self.err, "next: shimai {next}"))?;
         Ok(u8::try_from(exit).ok().filter(|&exit| exit != 0).unwrap_or(1))
     }

@@ -278,6 +278,26 @@ impl Response {
         Self::Failed { code: Some(refusal.number()), exit: refusal.exit_code(), sentence: sentence.into(), next }
     }
 
+    /// What a failed answer has to say, as DRBD's tools say it; `None` for any other line.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        match self {
+            Self::Refused { code, sentence, .. } => Some(format!("State change failed: ({code}) {sentence}")),
+            Self::Failed { code: Some(code), sentence, .. } => Some(format!("Failure: ({code}) {sentence}")),
+            Self::Failed { code: None, sentence, .. } => Some(sentence.clone()),
+            Self::Done { .. } | Self::Progress { .. } | Self::Status(_) | Self::Text(_) => None,
+        }
+    }
+
+    /// The same failure, its sentence beginning with whom it is about.
+    #[must_use]
+    pub fn about(mut self, name: &str) -> Self {
+        if let Self::Refused { sentence, .. } | Self::Failed { sentence, .. } = &mut self {
+            *sentence = format!("{name}: {sentence}");
+        }
+        self
+    }
+
     /// Whether this line is the last of an answer.
     #[must_use]
     pub const fn ends_answer(&self) -> bool {

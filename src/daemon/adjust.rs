@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::node::Node;
 use super::operate;
 use super::problem::Problem;
-use super::running::Running;
+use super::running::{Running, volumes};
 use super::server::Out;
 use super::settings::settings;
 use crate::config::{NetOptions, Resource, Volume};
@@ -139,11 +139,14 @@ pub(super) async fn adjust(node: &Arc<Node>, request: &Request, out: &Out) -> Re
     let config = node.config(request.options.config.as_deref())?;
     let names = match &request.resource {
         Some(name) => vec![name.clone()],
-        None => node.configured(&config),
+        None => node.configured(&config)?,
     };
     let mut problems = Vec::new();
     for name in names {
-        let result = adjust_one(node, &config, &name, request.verb == Verb::Adjust, out).await;
+        let result = adjust_one(node, &config, &name, request, out).await;
+        if request.resource.is_some() {
+            return result;
+        }
         problems.extend(result.err().map(|problem| (name, problem)));
     }
     Problem::of_several(problems)
@@ -153,10 +156,11 @@ async fn adjust_one(
     node: &Arc<Node>,
     config: &crate::config::Config,
     name: &str,
-    is_applied: bool,
+    request: &Request,
     out: &Out,
 ) -> Result<(), Problem> {
     let wanted = node.resolve(config, name)?;
+    volumes(&wanted, request.volume)?;
     // Refused before anything is touched.
     let target = settings(&wanted, [0; 32]).map_err(|error| Problem::NotServed { sentence: error.to_string() })?;
     let running = node.find(name).filter(|running| !running.is_finished());
@@ -169,17 +173,17 @@ async fn adjust_one(
     for step in &steps {
         out.say(Response::Text(Shown(step, &wanted).to_string())).await;
     }
-    if !is_applied {
+    if request.verb != Verb::Adjust {
         return Ok(());
     }
     for step in &steps {
         out.waits_for(Shown(step, &wanted).to_string());
         match (step, &running) {
-            (Step::Up, _) => operate::up(node, config, name, out).await?,
+            (Step::Up, _) => operate::up(node, config, name, None, out).await?,
             (Step::Restart(what), _) => {
                 refuse_primary(name, what, status.as_ref())?;
                 operate::down(node, name).await?;
-                operate::up(node, config, name, out).await?;
+                operate::up(node, config, name, None, out).await?;
             }
             (step, Some(running)) => apply(running, step, &wanted, &target).await?,
             (_, None) => {}

@@ -1,6 +1,6 @@
 //! What the daemon knows: its options and the resources that are up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,8 @@ pub(super) struct Node {
     arguments: Arguments,
     name: String,
     running: Mutex<BTreeMap<String, Arc<Running>>>,
+    /// What the last `up` of a resource died of. It leaves nothing else behind that `why` could look at.
+    up_failures: Mutex<BTreeMap<String, String>>,
     /// Held by whoever brings resources up or down: one at a time.
     pub(super) life: tokio::sync::Mutex<()>,
     /// How far the end of the daemon has come. Who asks for it and who does it are not the same: an asker may leave.
@@ -47,6 +49,7 @@ impl Node {
             arguments,
             name,
             running: Mutex::default(),
+            up_failures: Mutex::default(),
             life: tokio::sync::Mutex::default(),
             ending: watch::Sender::new(Ending::No),
         }
@@ -68,7 +71,28 @@ impl Node {
 
     /// A resource that has to be up.
     pub(super) fn need(&self, name: &str) -> Result<Arc<Running>, Problem> {
-        self.find(name).ok_or_else(|| Problem::NotUp { name: name.to_owned() })
+        if let Some(running) = self.find(name) {
+            return Ok(running);
+        }
+        // What a configuration with mistakes lacks, nobody can tell.
+        if let Ok(config) = self.config(None) {
+            self.resolve(&config, name)?;
+        }
+        Err(Problem::NotUp { name: name.to_owned() })
+    }
+
+    /// The names that `all` means: what the configuration has for this node, and what is up besides.
+    pub(super) fn all(&self) -> Result<Vec<String>, Problem> {
+        let running = self.names();
+        match self.config(None).and_then(|config| self.configured(&config)) {
+            Ok(mut names) => {
+                names.extend(running.into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>());
+                Ok(names)
+            }
+            Err(problem) if running.is_empty() => Err(problem),
+            // A mistake in the file does not keep anyone from what runs.
+            Err(_) => Ok(running),
+        }
     }
 
     /// The names of all that are up, sorted.
@@ -86,11 +110,40 @@ impl Node {
         files::load(path.map(Path::new).or(self.arguments.config.as_deref()))
     }
 
-    /// The names of the resources that the configuration has for this node, in its order.
-    pub(super) fn configured(&self, config: &Config) -> Vec<String> {
-        let is_ours =
-            |name: &str| !matches!(config.resolve(name, &self.name), Err(ResolveError::NotForThisNode { .. }));
-        config.resources().iter().map(|resource| resource.name.clone()).filter(|name| is_ours(name)).collect()
+    /// The names of the resources that the configuration has for this node, in its order; that there is none is a problem.
+    pub(super) fn configured(&self, config: &Config) -> Result<Vec<String>, Problem> {
+        let (mut ours, mut others) = (Vec::new(), BTreeSet::new());
+        for resource in config.resources() {
+            match config.resolve(&resource.name, &self.name) {
+                Err(ResolveError::NotForThisNode { hosts, .. }) => others.extend(hosts),
+                _ => ours.push(resource.name.clone()),
+            }
+        }
+        if !ours.is_empty() {
+            return Ok(ours);
+        }
+        let (node, file) = (&self.name, config.main_file());
+        let others: Vec<String> = others.into_iter().collect();
+        Err(Problem::Unknown {
+            sentence: match &others[..] {
+                [] => format!("{file} defines no resource"),
+                names => format!("{file} has no resource for node {node}; it names {}", names.join(", ")),
+            },
+        })
+    }
+
+    /// Remembers why a resource did not come up, or that it did.
+    pub(super) fn remember_up(&self, name: &str, result: &Result<(), Problem>) {
+        let mut failures = self.up_failures.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => drop(failures.remove(name)),
+            Err(problem) => drop(failures.insert(name.to_owned(), problem.to_string())),
+        }
+    }
+
+    /// Why a resource is not up although somebody wanted it to be.
+    pub(super) fn up_failure(&self, name: &str) -> Option<String> {
+        self.up_failures.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// What a resource means here.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::node::{Ending, Node};
 use super::problem::Problem;
-use super::running::Running;
+use super::running::{Running, volumes};
 use super::server::Out;
 use crate::config::Config;
 use crate::control::refusal::StateRefusal;
@@ -32,15 +32,18 @@ pub(super) async fn every(node: &Arc<Node>, request: &Request, out: &Out) -> Res
     };
     let names = match (&request.resource, &config) {
         (Some(name), _) => vec![name.clone()],
-        (None, Some(config)) => node.configured(config),
-        (None, None) => node.names(),
+        (None, Some(config)) => node.configured(config)?,
+        (None, None) => node.all()?,
     };
     let mut problems = Vec::new();
     for name in names {
         let result = match &config {
-            Some(config) => up(node, config, &name, out).await,
+            Some(config) => up(node, config, &name, request.volume, out).await,
             None => one(node, request, &name, out).await,
         };
+        if request.resource.is_some() {
+            return result;
+        }
         problems.extend(result.err().map(|problem| (name, problem)));
     }
     Problem::of_several(problems)
@@ -48,6 +51,7 @@ pub(super) async fn every(node: &Arc<Node>, request: &Request, out: &Out) -> Res
 
 async fn one(node: &Arc<Node>, request: &Request, name: &str, out: &Out) -> Result<(), Problem> {
     if request.verb == Verb::Down {
+        refuse_half_a_resource(node, name, request.volume)?;
         return down(node, name).await;
     }
     let running = node.need(name)?;
@@ -75,6 +79,25 @@ async fn one(node: &Arc<Node>, request: &Request, name: &str, out: &Out) -> Resu
             Ok(())
         }
     }
+}
+
+/// A resource goes down as a whole: a target with a volume is one that has no other.
+fn refuse_half_a_resource(node: &Node, name: &str, number: Option<u16>) -> Result<(), Problem> {
+    let Some(number) = number else { return Ok(()) };
+    let resource = match node.find(name) {
+        Some(running) => running.resource().clone(),
+        None => node.resolve(&node.config(None)?, name)?,
+    };
+    volumes(&resource, Some(number))?;
+    if resource.volumes.len() == 1 {
+        return Ok(());
+    }
+    let others = resource.volumes.len() - 1;
+    Err(Problem::Unknown {
+        sentence: format!(
+            "down is for all of {name}, which has {others} more volumes; detach {name}/{number} lets one disk go"
+        ),
+    })
 }
 
 /// The machine's commands for a verb: one for the resource, or one for each volume.
@@ -105,31 +128,56 @@ pub(super) async fn up_all(node: &Node) -> Result<(), Problem> {
     let _life = node.life.lock().await;
     let config = node.config(None)?;
     let mut problems = Vec::new();
-    for name in node.configured(&config) {
-        let result = bring_up(node, &config, &name, &|_| ()).await;
+    for name in node.configured(&config)? {
+        let result = bring_up(node, &config, &name, None, &|_| ()).await;
         problems.extend(result.err().map(|problem| (name, problem)));
     }
     Problem::of_several(problems)
 }
 
-/// Brings a resource up.
-pub(super) async fn up(node: &Node, config: &Config, name: &str, out: &Out) -> Result<(), Problem> {
-    bring_up(node, config, name, &|what| out.waits_for(what)).await
+/// Brings a resource up, or of its disks only one volume's.
+pub(super) async fn up(
+    node: &Node,
+    config: &Config,
+    name: &str,
+    volume: Option<u16>,
+    out: &Out,
+) -> Result<(), Problem> {
+    bring_up(node, config, name, volume, &|what| out.waits_for(what)).await
 }
 
-/// Runs the resource, attaches its disks and looks for its peer; what is done already is left alone.
+/// Brings a resource up, and remembers why it did not come up.
 async fn bring_up(
     node: &Node,
     config: &Config,
     name: &str,
+    volume: Option<u16>,
+    waits_for: &(dyn Fn(String) + Sync),
+) -> Result<(), Problem> {
+    let result = run(node, config, name, volume, waits_for).await;
+    node.remember_up(name, &result);
+    result
+}
+
+/// Runs the resource, attaches its disks and looks for its peer; what is done already is left alone.
+async fn run(
+    node: &Node,
+    config: &Config,
+    name: &str,
+    volume: Option<u16>,
     waits_for: &(dyn Fn(String) + Sync),
 ) -> Result<(), Problem> {
     let running = match node.find(name) {
         Some(running) if !running.is_finished() => running,
-        _ => node.start(config, node.resolve(config, name)?).await?,
+        _ => {
+            let resource = node.resolve(config, name)?;
+            volumes(&resource, volume)?;
+            node.start(config, resource).await?
+        }
     };
+    let meant = running.volumes(volume)?;
     let status = running.status().await?;
-    for volume in to_attach(&running, &status) {
+    for volume in to_attach(&running, &status).into_iter().filter(|volume| meant.contains(volume)) {
         waits_for(format!("the disk of {name}/{} to be attached", number(&running, volume)));
         running.attach(volume).await?;
     }

@@ -41,6 +41,9 @@ pub(super) enum Problem {
         /// Which one, and which there are.
         sentence: String,
     },
+    /// There is no such resource, said in the words of `drbdadm status`.
+    #[error("No such resource")]
+    NoSuchResource,
     /// The resource is configured and not running.
     #[error("{name} is not up on this node")]
     NotUp {
@@ -88,6 +91,24 @@ pub(super) enum Problem {
     Several(Vec<(String, Problem)>),
 }
 
+/// Whether somebody else listens where peers would connect.
+fn is_address_in_use(error: &EngineError) -> bool {
+    matches!(error, EngineError::Listen(error) if error.is_in_use())
+}
+
+/// Each resource's complaint, and below it the command that helps.
+fn told_together(problems: Vec<(String, Problem)>) -> String {
+    let mut lines = vec![format!("{} resources failed", problems.len())];
+    for (name, problem) in problems {
+        let response = problem.response();
+        lines.extend(response.complaint().map(|complaint| format!("{name}: {complaint}")));
+        if let Response::Refused { next: Some(next), .. } | Response::Failed { next: Some(next), .. } = response {
+            lines.push(format!("next: shimai {next}"));
+        }
+    }
+    lines.join("\n")
+}
+
 fn sentences(problems: &[(String, Problem)]) -> String {
     problems.iter().map(|(name, problem)| format!("{name}: {problem}")).collect::<Vec<_>>().join("\n")
 }
@@ -106,7 +127,8 @@ impl Problem {
                 Code::Configuration(code) => code.exit_code(),
             },
             Self::Configuration { .. } => EXIT_SYNTAX,
-            Self::NotServed { .. } | Self::NotUp { .. } => EXIT_FAILURE,
+            Self::NotServed { .. } | Self::NotUp { .. } | Self::NoSuchResource => EXIT_FAILURE,
+            Self::Engine(error) if is_address_in_use(error) => ConfigurationRefusal::LocalAddressInUse.exit_code(),
             Self::Unknown { .. } | Self::Metadata { .. } => EXIT_USAGE,
             Self::Deadline { verb, .. } if verb.waits() => EXIT_WAITED,
             Self::Engine(_)
@@ -139,8 +161,14 @@ impl Problem {
             Self::Ended { ref name } => {
                 Response::Failed { code: None, exit, sentence: self.to_string(), next: Some(format!("up {name}")) }
             }
+            Self::Engine(ref error) if is_address_in_use(error) => {
+                Response::misconfigured(ConfigurationRefusal::LocalAddressInUse, self.to_string(), None)
+            }
             Self::Several(mut problems) if problems.len() == 1 => {
-                problems.pop().map_or_else(Response::done, |(_, problem)| problem.response())
+                problems.pop().map_or_else(Response::done, |(name, problem)| problem.response().about(&name))
+            }
+            Self::Several(problems) => {
+                Response::Failed { code: None, exit, sentence: told_together(problems), next: None }
             }
             problem => Response::Failed { code: None, exit, sentence: problem.to_string(), next: None },
         }
@@ -162,7 +190,14 @@ mod tests {
             several.to_string(),
             "logs: logs is not up on this node\ndata: State change failed: (-2) Need access to UpToDate data"
         );
+        let Response::Failed { sentence, exit: 17, .. } = several.response() else { panic!("several failed") };
+        assert_eq!(
+            sentence,
+            "2 resources failed\nlogs: Failure: (158) logs is not up on this node\nnext: shimai up logs\n\
+             data: State change failed: (-2) Need access to UpToDate data"
+        );
         let alone = Problem::Several(vec![("data".into(), refused())]).response();
-        assert!(matches!(alone, Response::Refused { code: -2, exit: 17, .. }));
+        let Response::Refused { code: -2, exit: 17, sentence, .. } = alone else { panic!("{alone:?}") };
+        assert_eq!(sentence, "data: Need access to UpToDate data", "of all resources this one");
     }
 }

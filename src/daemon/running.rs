@@ -50,16 +50,7 @@ impl Running {
 
     /// The indexes of the volumes that are meant.
     pub(super) fn volumes(&self, number: Option<u16>) -> Result<Vec<usize>, Problem> {
-        let resource = self.resource();
-        let is_meant = |candidate: u16| number.is_none_or(|number| number == candidate);
-        let all = resource.volumes.iter().enumerate();
-        let found: Vec<usize> = all.filter(|(_, volume)| is_meant(volume.number.0)).map(|(index, _)| index).collect();
-        match number {
-            Some(number) if found.is_empty() => {
-                Err(Problem::Unknown { sentence: format!("{} has no volume {number}", resource.name) })
-            }
-            _ => Ok(found),
-        }
+        volumes(&self.resource(), number)
     }
 
     /// Has the machine carry out a command; a transient state is waited out.
@@ -132,12 +123,33 @@ impl Running {
         self.handle.is_finished()
     }
 
+    /// Ends the thread as a broken rule of ours would.
+    #[cfg(test)]
+    pub(super) fn panic(&self) {
+        self.handle.status(Box::new(|_| panic!("as a test wants it"))).expect("the thread runs");
+        while !self.is_finished() {
+            std::thread::yield_now();
+        }
+    }
+
     async fn ended(&self) {
         while !self.handle.is_finished() {
             tokio::time::sleep(END_INTERVAL).await;
         }
         let _ = std::fs::remove_file(&self.nbd_socket);
     }
+}
+
+/// The indexes of a resource's volumes that are meant. A number that is none of them is a problem: what was asked for one
+/// volume must not be done to the others.
+pub(super) fn volumes(resource: &Resource, number: Option<u16>) -> Result<Vec<usize>, Problem> {
+    let is_meant = |candidate: u16| number.is_none_or(|number| number == candidate);
+    let all = resource.volumes.iter().enumerate();
+    let found: Vec<usize> = all.filter(|(_, volume)| is_meant(volume.number.0)).map(|(index, _)| index).collect();
+    let Some(number) = number.filter(|_| found.is_empty()) else { return Ok(found) };
+    let there: Vec<String> = resource.volumes.iter().map(|volume| volume.number.to_string()).collect();
+    let sentence = format!("{} has no volume {number}; it has {}", resource.name, there.join(", "));
+    Err(Problem::Unknown { sentence })
 }
 
 /// A way to answer, and where the answer arrives.

@@ -98,6 +98,9 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
         .build()
         .context("cannot start the control threads")?;
     let node = Arc::new(Node::new(arguments, name));
+    if let Err(problem) = node.config(None).and_then(|config| node.configured(&config)) {
+        tracing::warn!("nothing can be brought up yet: {problem}");
+    }
     runtime.block_on(live(node, listener, is_up_wanted))?;
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(())

@@ -28,6 +28,9 @@ async fn perform(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<
     if let Some(option) = foreign_option(request) {
         return Err(Problem::Unknown { sentence: format!("{} has no option {option}", request.verb) });
     }
+    if let (None, Some(volume)) = (&request.resource, request.volume) {
+        return Err(Problem::Unknown { sentence: format!("volume {volume} of which resource? Name it too") });
+    }
     match request.verb {
         Verb::Status => query::status(node, request, out).await?,
         Verb::Role | Verb::CState | Verb::DState => query::states(node, request, out).await?,

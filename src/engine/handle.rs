@@ -34,9 +34,12 @@ pub enum EngineError {
     /// No ring.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// No listener.
+    /// No listener for clients.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// No listener for peers.
+    #[error(transparent)]
+    Listen(SocketError),
     /// No thread, no mailbox.
     #[error("cannot {action}: {source}")]
     System {

@@ -81,7 +81,7 @@ impl ResourceLoop {
     pub(super) fn new(spec: ResourceSpec, post: Post) -> Result<Self, EngineError> {
         let pool = BufferPool::new();
         let patience = spec.settings.peers.iter().map(|peer| peer.connect_interval).collect();
-        let links = PeerLinks::new(spec.peers.clone(), patience, pool.clone())?;
+        let links = PeerLinks::new(spec.peers.clone(), patience, pool.clone()).map_err(EngineError::Listen)?;
         let nbd = NbdServer::new(&spec.nbd, pool.clone())?;
         let volumes = spec.settings.volumes.len();
         Ok(Self {
