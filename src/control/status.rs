@@ -109,6 +109,9 @@ pub struct VolumeStatus {
     /// The path of the backing disk, while attached.
     #[serde(default)]
     pub backing_dev: Option<String>,
+    /// Why there is no disk, in words; absent while there is one, and where nobody has tried to attach one.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// One peer of the resource.

@@ -32,6 +32,8 @@ pub(super) struct LocalDisks {
     pool: BufferPool,
     disks: Vec<Option<Opened>>,
     jobs: Slab<Job>,
+    /// Errors that nobody has looked at, each with its volume.
+    errors: Vec<(usize, String)>,
     /// Registered descriptors of disks that were released, until the ring lets them go.
     retired: Vec<Descriptor>,
 }
@@ -39,6 +41,7 @@ pub(super) struct LocalDisks {
 /// One operation of the machine.
 #[derive(Debug)]
 struct Job {
+    volume: usize,
     ticket: Ticket,
     name: &'static str,
     offset: u64,
@@ -60,7 +63,7 @@ enum Then {
 impl LocalDisks {
     pub(super) fn new(volumes: usize, pool: BufferPool) -> Self {
         let disks = (0..volumes).map(|_| None).collect();
-        Self { pool, disks, jobs: Slab::new(), retired: Vec::new() }
+        Self { pool, disks, jobs: Slab::new(), errors: Vec::new(), retired: Vec::new() }
     }
 
     pub(super) fn has(&self, volume: usize) -> bool {
@@ -111,6 +114,11 @@ impl LocalDisks {
         !self.retired.is_empty()
     }
 
+    /// What has failed since this was last asked.
+    pub(super) fn take_errors(&mut self) -> Vec<(usize, String)> {
+        std::mem::take(&mut self.errors)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.jobs.is_empty()
     }
@@ -129,7 +137,7 @@ impl LocalDisks {
             return Some(Event::Disk { ticket, result: Err(DiskError { operation: name, offset, bytes, reason }) });
         };
         let (first, then) = plan(disk, operation, &self.pool);
-        let job = Job { ticket, name, offset, bytes, then };
+        let job = Job { volume, ticket, name, offset, bytes, then };
         let key = self.jobs.insert(job);
         self.push(key, first, ring)
     }
@@ -162,9 +170,10 @@ impl LocalDisks {
     }
 
     fn fail(&mut self, key: usize, error: &RingError) -> Event {
-        let Job { ticket, name, offset, bytes, .. } = self.jobs.remove(key);
+        let Job { volume, ticket, name, offset, bytes, .. } = self.jobs.remove(key);
         let error = DiskError { operation: name, offset, bytes, reason: error.to_string() };
         tracing::debug!(%error, "disk");
+        self.errors.push((volume, error.to_string()));
         Event::Disk { ticket, result: Err(error) }
     }
 }

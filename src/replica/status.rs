@@ -60,6 +60,7 @@ impl Resource {
             open: state.openers > 0,
             nbd: Vec::new(),
             backing_dev: state.settings.backing_device.clone().filter(|_| state.disk.is_some()),
+            reason: None,
         }
     }
 

@@ -29,6 +29,7 @@ pub(super) fn pair() -> ResourceStatus {
             open: true,
             nbd: vec!["nbd+unix:///data?socket=/run/shimai/nbd.sock".into()],
             backing_dev: Some("/dev/vg/data".into()),
+            reason: None,
         }],
         peers: vec![PeerStatus {
             name: "bravo".into(),
