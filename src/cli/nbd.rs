@@ -14,6 +14,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::io::unix;
 use crate::nbd::client::{Client, ClientEvent};
+use crate::nbd::uri;
 
 /// What one receive takes at most.
 const RECEIVE_BYTES: usize = 256 << 10;
@@ -44,8 +45,8 @@ impl FromStr for Address {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         if let Some(rest) = text.strip_prefix("nbd+unix://") {
             let (export, socket) = rest.split_once("?socket=").context("nbd+unix:///EXPORT?socket=PATH is expected")?;
-            let export = export.strip_prefix('/').unwrap_or(export).to_owned();
-            return Ok(Self { place: Place::Unix(socket.into()), export });
+            let export = unescaped(export.strip_prefix('/').unwrap_or(export))?;
+            return Ok(Self { place: Place::Unix(unescaped(socket)?.into()), export });
         }
         let Some(rest) = text.strip_prefix("nbd://") else { bail!("{text:?} is no NBD address") };
         let (server, export) = rest.split_once('/').unwrap_or((rest, ""));
@@ -56,8 +57,12 @@ impl FromStr for Address {
             _ => (server, PORT),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { place: Place::Tcp(host, port), export: export.to_owned() })
+        Ok(Self { place: Place::Tcp(host, port), export: unescaped(export)? })
     }
+}
+
+fn unescaped(part: &str) -> anyhow::Result<String> {
+    uri::unescaped(part).with_context(|| format!("{part:?} is no part of a URI: what follows a % are two digits"))
 }
 
 /// An open export.
@@ -189,6 +194,9 @@ mod tests {
         assert_eq!("nbd://[::1]:99".parse::<Address>().unwrap(), tcp("::1", 99, ""));
         let unix = Address { place: Place::Unix("/run/x.nbd".into()), export: "data".into() };
         assert_eq!("nbd+unix:///data?socket=/run/x.nbd".parse::<Address>().unwrap(), unix);
+        let blank = Address { place: Place::Unix("/run/a b".into()), export: "my data".into() };
+        assert_eq!("nbd+unix:///my%20data?socket=/run/a%20b".parse::<Address>().unwrap(), blank);
+        assert!("nbd://x/%2".parse::<Address>().is_err());
         assert!("http://x".parse::<Address>().is_err());
     }
 }

@@ -296,6 +296,7 @@ impl ResourceLoop {
     fn status(&self) -> ResourceStatus {
         let mut status = self.resource.status(self.now);
         let names = names(&self.spec.settings);
+        let own = self.spec.peers.first().map(|peer| peer.mine.ip());
         let volumes = self.spec.settings.volumes.iter().enumerate();
         for (index, settings) in volumes {
             let Some(volume) = status.volumes.iter_mut().find(|volume| volume.number == settings.number.0) else {
@@ -306,7 +307,7 @@ impl ResourceLoop {
             if matches!(volume.disk, DiskState::Diskless | DiskState::Failed) {
                 volume.reason = self.reasons.of(index).map(str::to_owned);
             }
-            volume.nbd = self.nbd.places().map(|place| place.uri(name)).collect();
+            volume.nbd = self.nbd.places().map(|place| place.uri(name, own)).collect();
         }
         status
     }
