@@ -184,7 +184,7 @@ pub struct Options {
     /// `events`: each line begins with the time.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub timestamps: bool,
-    /// How long the asker will wait; the daemon gives up, and says for what it waited, a little earlier.
+    /// How long the asker wants to wait; then the daemon gives up, and says for what it waited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// `up`, `adjust`, `adjust-plan`: read this file instead of the daemon's own.
