@@ -8,21 +8,30 @@ use anyhow::Context;
 use super::arguments::{Arguments, Command, Status};
 use super::client::{ClientError, ask};
 use super::progress::{Progress, ProgressLine};
+use crate::control::refusal::ConfigurationRefusal;
 use crate::control::status::{RenderOptions, ResourceStatus, json, proc_drbd, text};
 use crate::control::{Request, Response, Verb};
 
+/// The daemon's number for a resource that is not up.
+const NOT_UP: i32 = ConfigurationRefusal::ResourceUnknown.number();
 /// Columns where there is no terminal to ask.
 const WIDTH_DEFAULT: usize = 80;
 
-/// Sends the command's request and prints the answer; the exit code.
-pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result<u8> {
+/// Sends the command's request and prints the answer; the exit code. `None`, and nothing is printed, if the resource is not
+/// up and the command can do without.
+pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result<Option<u8>> {
+    let is_offline_too = request.verb == Verb::Outdate && request.resource.is_some();
     if matches!(request.verb, Verb::Up | Verb::Adjust | Verb::AdjustPlan) {
         request.options.config = arguments.common.config.as_deref().map(from_anywhere).transpose()?;
     }
     let deadline = arguments.common.deadline(request.verb.waits());
     let subject = request.resource.clone().unwrap_or_else(|| "all".into());
     let mut answer = ask(&arguments.common.socket(), request, deadline)?;
-    let responses = std::iter::from_fn(|| answer.next_response().transpose());
+    let mut is_down = false;
+    let responses = std::iter::from_fn(|| answer.next_response().transpose()).take_while(|response| {
+        is_down = is_offline_too && matches!(response, Ok(Response::Failed { code: Some(NOT_UP), .. }));
+        !is_down
+    });
     let mut page = Page {
         subject,
         rendering: Rendering::of(&arguments.command, width(), io::stdout().is_terminal()),
@@ -30,7 +39,8 @@ pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result
         err: io::stderr().lock(),
         progress: ProgressLine::on_stderr(width()),
     };
-    page.print(responses)
+    let printed = page.print(responses);
+    if is_down { Ok(None) } else { printed.map(Some) }
 }
 
 /// The path as the daemon finds it too, whose working directory is another one.

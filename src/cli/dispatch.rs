@@ -61,13 +61,16 @@ fn perform(arguments: &Arguments) -> anyhow::Result<u8> {
     let common = &arguments.common;
     if let Some(request) = arguments.command.request() {
         let answered = administer::administer(arguments, request);
-        let is_alone = matches!(&answered, Err(error) if is_unreachable(error));
+        let is_alone = match &answered {
+            Ok(exit) => exit.is_none(),
+            Err(error) => is_unreachable(error),
+        };
         return match &arguments.command {
             Command::ShowGi(on) if is_alone => metadata::show_gi(common, &on.target),
             Command::GetGi(on) if is_alone => metadata::get_gi(common, &on.target),
             Command::Outdate(on) if is_alone => metadata::outdate(common, &on.target),
             Command::Why(on) if is_alone => configuration::why_no_daemon(common, &on.target),
-            _ => answered,
+            _ => answered.map(|exit| exit.unwrap_or(EXIT_EXECUTION)),
         };
     }
     match &arguments.command {

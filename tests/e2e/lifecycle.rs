@@ -247,3 +247,25 @@ fn a_configuration_is_meant_from_where_it_was_typed() {
     run(shimai.args(&command[1..]).current_dir(&cluster.a.folder));
     assert_eq!(cluster.a.ok(&["role", RESOURCE]), "Secondary/Unknown\n");
 }
+
+#[test]
+fn a_disk_of_a_resource_that_is_down_is_outdated_in_its_metadata() {
+    let mut cluster = Cluster::ready(Options::default());
+    cluster.b.ok(&["down", RESOURCE]);
+    cluster.b.ok(&["outdate", RESOURCE]);
+    cluster.a.ok(&["down", RESOURCE]);
+    cluster.b.ok(&["up", RESOURCE]);
+    wait_disk(&cluster.b, DiskState::Outdated);
+    assert_eq!(cluster.b.stop(), Some(0));
+}
+
+#[test]
+fn a_deadline_is_told_as_it_was_given() {
+    let mut cluster = Cluster::new(Options::default());
+    cluster.create_md();
+    cluster.a.start();
+    cluster.a.up();
+    let told = cluster.a.refused(&["--timeout", "1", "wait-connect", RESOURCE], 5);
+    assert!(told.contains("gave up after 1 s"), "{told}");
+    cluster.a.refused(&["--timeout", "0", "wait-connect", RESOURCE], 5);
+}
