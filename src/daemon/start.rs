@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::{AccessFlags, access};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{AccessFlags, access, getppid};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -33,6 +35,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     // on whatever thread had something to say.
     let log = log.log_internal_errors(false);
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    // A mask is inherited from whoever has started us, and an end that is asked for must be heard.
+    let _ = SigSet::all().thread_unblock();
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -82,7 +86,17 @@ fn prepare_state_dir(path: &Path) -> anyhow::Result<()> {
     access(path, AccessFlags::W_OK | AccessFlags::X_OK).with_context(advice)
 }
 
+/// Whose parent ends is told to end too, in order.
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    set_pdeathsig(Signal::SIGTERM).context("cannot follow the parent process")?;
+    if getppid().as_raw() != parent {
+        bail!("process {parent}, with which this one should end, has ended");
+    }
+    Ok(())
+}
+
 fn serve(arguments: Arguments) -> anyhow::Result<()> {
+    arguments.parent.map_or(Ok(()), end_with)?;
     let name = match &arguments.node {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname().context("no host name")?.to_string_lossy().into_owned(),

@@ -6,6 +6,7 @@ mod bad_input;
 mod bring_up;
 mod crashes;
 mod database;
+mod demo;
 mod drbdmeta;
 mod endurance;
 mod harness;

@@ -4,15 +4,17 @@
 //! are; its node's daemon is killed while it writes; the other node takes over; the first returns and is resynchronised;
 //! and in the end every block whose write was acknowledged is read back from both.
 //!
-//! Not here: blocks and their check (`load`), processes and commands (`pair`), how it is told (`timeline`).
+//! Not here: blocks and their check (`load`), processes and commands (`pair`), what is cleared up (`remains`), how it is told
+//! (`timeline`).
 
 mod load;
 mod pair;
+mod remains;
 mod timeline;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use self::load::{BLOCK_BYTES, Load, Verdict};
 use self::pair::{ALICE, BOB, NodeName, Pair};
@@ -34,21 +36,21 @@ pub(super) fn demo(options: &Demo) -> anyhow::Result<u8> {
     match play(&mut pair, &mut timeline, seconds) {
         Ok(story) => {
             let is_good = timeline.verdict(story.gap, story.acknowledged, &story.verdicts);
-            if options.keep {
-                pair.keep()
-            } else {
-                pair.end()?
+            match options.keep {
+                true => pair.keep(),
+                false => pair.end().map_err(|error| ended_early(&mut pair, error))?,
             }
             Ok(if is_good { 0 } else { EXIT_LOST })
         }
-        Err(error) => {
-            pair.preserve();
-            Err(error.context(format!(
-                "the demonstration ended early; its files and logs are in {}",
-                pair.folder().display()
-            )))
-        }
+        Err(error) => Err(ended_early(&mut pair, error)),
     }
+}
+
+/// The daemons end; what they have written stays to be looked at.
+fn ended_early(pair: &mut Pair, error: anyhow::Error) -> anyhow::Error {
+    pair.preserve();
+    let folder = pair.folder().display();
+    error.context(format!("the demonstration ended early; its files and logs are in {folder}"))
 }
 
 /// What is left to be judged.
@@ -63,23 +65,17 @@ fn play(pair: &mut Pair, timeline: &mut Timeline, seconds: Duration) -> anyhow::
     let mut load = Load::new()?;
     let running = load.start(Connection::open(&pair.nbd(ALICE))?);
     timeline.say("load", "writes of 4 KiB, 16 in flight, each block stamped, a flush now and then");
-    pause(seconds);
+    let running = work(running, seconds)?;
     let killed = Instant::now();
     pair.kill(ALICE)?;
     load = running.abandon()?;
     let before = load.acknowledged();
-    timeline.say("load", &format!("{} writes acknowledged by alice", thousands(before)));
     timeline.bad("alice", &format!("killed (SIGKILL); writes in flight: {}", load.uncertain()));
+    timeline.say("load", &format!("{} writes were acknowledged by alice", thousands(before)));
 
     let (running, promoted) = take_over(pair, load, timeline)?;
-    pause(seconds);
-    pair.bury(ALICE)?;
-    pair.start(ALICE)?;
-    pair.ask(ALICE, Verb::Up)?;
-    timeline.say("alice", "started again; its activity log tells which blocks may differ");
-    let resync = resynchronise(pair, timeline)?;
-    load = running.stop()?;
-    let gap = load.first_acknowledged().context("bob acknowledged nothing")?.saturating_duration_since(killed);
+    let (running, first) = first_write(running)?;
+    let gap = first.saturating_duration_since(killed);
     timeline.say(
         "bob",
         &format!(
@@ -88,9 +84,40 @@ fn play(pair: &mut Pair, timeline: &mut Timeline, seconds: Duration) -> anyhow::
             promoted.as_millis()
         ),
     );
+    let running = work(running, seconds)?;
+    pair.bury(ALICE)?;
+    pair.start(ALICE)?;
+    pair.ask(ALICE, Verb::Up)?;
+    timeline.say("alice", "started again; its activity log tells which blocks may differ");
+    let resync = resynchronise(pair, timeline)?;
+    load = running.stop()?;
     timeline.say("load", &format!("{} writes acknowledged by bob, {resync}", thousands(load.acknowledged() - before)));
     let verdicts = check_both(pair, &mut load, timeline)?;
     Ok(Story { gap, acknowledged: load.acknowledged(), verdicts })
+}
+
+/// Lets the load work for a while. One that ends by itself has an error to tell.
+fn work(running: load::Running, seconds: Duration) -> anyhow::Result<load::Running> {
+    pause(seconds);
+    if running.is_finished() {
+        running.stop()?;
+        bail!("the load stopped by itself");
+    }
+    Ok(running)
+}
+
+/// Waits until the load has its first acknowledgement.
+fn first_write(mut running: load::Running) -> anyhow::Result<(load::Running, Instant)> {
+    let begun = Instant::now();
+    loop {
+        if let Some(first) = running.first_acknowledged() {
+            return Ok((running, first));
+        }
+        if begun.elapsed() > TAKEOVER_PATIENCE {
+            bail!("bob acknowledged nothing within {} s", TAKEOVER_PATIENCE.as_secs());
+        }
+        running = work(running, Duration::from_millis(1))?;
+    }
 }
 
 /// Two nodes that are connected, in sync, with alice Primary.
