@@ -1,6 +1,7 @@
 //! Commands that the daemon carries out: ask, show where it stands, print the answer, exit as DRBD's tools do.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::Context;
@@ -11,6 +12,7 @@ use super::progress::{Progress, ProgressLine};
 use crate::control::refusal::ConfigurationRefusal;
 use crate::control::status::{RenderOptions, ResourceStatus, json, proc_drbd, text};
 use crate::control::{Request, Response, Verb};
+use crate::io::terminal::columns;
 
 /// The daemon's number for a resource that is not up.
 const NOT_UP: i32 = ConfigurationRefusal::ResourceUnknown.number();
@@ -34,10 +36,10 @@ pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result
     });
     let mut page = Page {
         subject,
-        rendering: Rendering::of(&arguments.command, width(), io::stdout().is_terminal()),
+        rendering: Rendering::of(&arguments.command, width(io::stdout()), io::stdout().is_terminal()),
         out: io::stdout().lock(),
         err: io::stderr().lock(),
-        progress: ProgressLine::on_stderr(width()),
+        progress: ProgressLine::on_stderr(width(io::stderr())),
     };
     let printed = page.print(responses);
     if is_down { Ok(None) } else { printed.map(Some) }
@@ -137,10 +139,10 @@ impl<O: Write, E: Write, P: Write> Page<O, E, P> {
     }
 }
 
-/// Columns of the terminal, as the shell exports them.
-fn width() -> usize {
-    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    columns.filter(|&columns| columns >= 20).unwrap_or(WIDTH_DEFAULT)
+/// Columns of the terminal: its own word, else what the shell exports.
+fn width(terminal: impl AsFd) -> usize {
+    let exported = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    columns(terminal).or_else(exported).filter(|&columns| columns >= 20).unwrap_or(WIDTH_DEFAULT)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use clap::Parser;
 
 use super::arguments::{Arguments, Command};
 use super::client::ClientError;
-use super::{administer, bench, configuration, demo, metadata};
+use super::{administer, bench, configuration, demo, metadata, minor};
 
 /// Exit code: it could not be tried.
 const EXIT_EXECUTION: u8 = 20;
@@ -58,6 +58,17 @@ fn sentence(error: &anyhow::Error) -> String {
 }
 
 fn perform(arguments: &Arguments) -> anyhow::Result<u8> {
+    let mut arguments = arguments.clone();
+    if let Some(target) = arguments.command.target_mut() {
+        match minor::named(&arguments.common, target.clone())? {
+            Ok(named) => *target = named,
+            Err(exit) => return Ok(exit),
+        }
+    }
+    perform_named(&arguments)
+}
+
+fn perform_named(arguments: &Arguments) -> anyhow::Result<u8> {
     let common = &arguments.common;
     if let Some(request) = arguments.command.request() {
         let answered = administer::administer(arguments, request);

@@ -16,6 +16,7 @@ mod demo;
 mod dispatch;
 mod histogram;
 mod metadata;
+mod minor;
 mod nbd;
 pub mod progress;
 
