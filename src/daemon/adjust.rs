@@ -9,13 +9,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::node::Node;
-use super::operate;
 use super::problem::Problem;
 use super::running::{Running, volumes};
 use super::server::Out;
 use super::settings::settings;
+use super::{identifiers, operate};
 use crate::config::{NetOptions, Resource, Volume};
-use crate::control::refusal::StateRefusal;
+use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
 use crate::control::status::ResourceStatus;
 use crate::control::{Request, Response, Verb};
 use crate::model::state::{ConnectionState, DiskState, Role};
@@ -182,6 +182,7 @@ async fn adjust_one(
             (Step::Up, _) => operate::up(node, config, name, None, out).await?,
             (Step::Restart(what), _) => {
                 refuse_primary(name, what, status.as_ref())?;
+                refuse_useless_disks(&wanted)?;
                 operate::down(node, name).await?;
                 operate::up(node, config, name, None, out).await?;
             }
@@ -202,6 +203,21 @@ fn refuse_primary(name: &str, what: &str, status: Option<&ResourceStatus>) -> Re
         })),
         _ => Ok(()),
     }
+}
+
+/// What runs is not taken down for a disk that could not be attached afterwards.
+fn refuse_useless_disks(wanted: &Resource) -> Result<(), Problem> {
+    for volume in wanted.volumes.iter().filter(|volume| volume.disk.is_some()) {
+        identifiers::read(volume).map_err(|error| {
+            let (name, number) = (&wanted.name, volume.number);
+            Problem::Refused(Refusal {
+                code: Code::Configuration(ConfigurationRefusal::CannotOpenDisk),
+                sentence: format!("{error}; nothing was changed"),
+                next: Some(format!("create-md {name}/{number}    (if the disk is the right one)")),
+            })
+        })?;
+    }
+    Ok(())
 }
 
 async fn apply(

@@ -50,7 +50,7 @@ pub(super) async fn show(node: &Node, request: &Request, out: &Out) -> Result<()
 }
 
 /// Reads and judges the superblock. One block: short enough to be read on a control thread.
-fn read(volume: &Volume) -> Result<Superblock, String> {
+pub(super) fn read(volume: &Volume) -> Result<Superblock, String> {
     let paths = backing_paths(volume).ok_or("the volume has no disk on this node")?;
     let path = paths.metadata.unwrap_or(paths.data);
     let placement = placement(&volume.meta);

@@ -325,12 +325,14 @@ fn progress(status: &ResourceStatus, what: &str) -> Response {
             ConnectionState::SyncTarget | ConnectionState::PausedSyncT => "from",
             _ => "to",
         };
-        let paused = if volume.resync_suspended.any() { ", paused" } else { "" };
+        // What is held has no speed, and nobody knows for how long.
+        let is_held = volume.resync_suspended.any();
+        let paused = if is_held { ", paused" } else { "" };
         return Response::Progress {
             sentence: format!("resync of {}/{} {direction} {}{paused}", status.name, volume.number, peer.name),
             percent: Some(sync.done_percent),
-            rate_bytes_per_s: Some(sync.rate_kib_per_s.saturating_mul(1024)),
-            seconds_left: sync.seconds_left,
+            rate_bytes_per_s: (!is_held).then_some(sync.rate_kib_per_s.saturating_mul(1024)),
+            seconds_left: sync.seconds_left.filter(|_| !is_held),
         };
     }
     let peers: Vec<String> =

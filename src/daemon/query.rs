@@ -98,8 +98,10 @@ fn peer_disk(peer: Option<&PeerStatus>, number: u16) -> DiskState {
 
 /// Facts, rules and commands.
 pub(super) async fn why(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+    let mistake = node.config(None).err();
     let names = match &request.resource {
         Some(name) => vec![name.clone()],
+        None if mistake.is_some() => node.names(),
         None => node.all()?,
     };
     for name in names {
@@ -112,6 +114,9 @@ pub(super) async fn why(node: &Node, request: &Request, out: &Out) -> Result<(),
             None => vec![why_not_up(node, &name, request.volume)?],
         };
         out.say(Response::Text(page(&name, &explanations))).await;
+    }
+    if let (None, Some(problem)) = (&request.resource, mistake) {
+        out.say(Response::Text(page("all", &[unusable_configuration(&problem)]))).await;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ const DISK_BYTES: u64 = 16 << 20;
 
 /// Alpha, with the resources `data` (two volumes, both with metadata) and `logs` (one, without).
 struct World {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     node: Arc<Node>,
 }
 
@@ -52,7 +52,7 @@ impl World {
         let run_dir = folder.path().to_string_lossy().into_owned();
         let words = ["shimaid", "--config", &config, "--run-dir", &run_dir];
         let arguments = Arguments::parse_from(words.iter().chain(options));
-        Self { node: Arc::new(Node::new(arguments, name.into())), _folder: folder }
+        Self { node: Arc::new(Node::new(arguments, name.into())), folder }
     }
 
     async fn request(&self, request: Request) -> Told {
@@ -291,4 +291,34 @@ async fn an_address_in_use_has_drbds_number_and_why_remembers_it() {
     drop(held);
     // The resource comes up now; its disk has no metadata.
     assert_eq!(world.ask(Verb::Up, "logs").await.code(), Some(119));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_is_not_taken_down_for_a_disk_that_cannot_be_used() {
+    let world = World::new();
+    world.ok(Verb::Up, "data").await;
+    let path = world.folder.path().join("pair.res");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::File::create(world.folder.path().join("blank")).unwrap().set_len(DISK_BYTES).unwrap();
+    for useless in ["absent", "blank"] {
+        std::fs::write(&path, text.replace("data1\"", &format!("{useless}\""))).unwrap();
+        let plan = world.ok(Verb::AdjustPlan, "data").await.text();
+        assert!(plan.starts_with("down data && up data"), "{plan}");
+        let told = world.ask(Verb::Adjust, "data").await;
+        assert!(told.exit() == 10 && told.sentence().contains(useless), "{told:?}");
+        assert_eq!(world.ok(Verb::CState, "data/1").await.text(), "WFConnection", "nothing was changed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_in_the_file_does_not_hide_what_runs() {
+    let world = World::new();
+    world.ok(Verb::Up, "data").await;
+    let path = world.folder.path().join("pair.res");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("node-id", "nod-id")).unwrap();
+    let why = world.ok(Verb::Why, "all").await.text();
+    assert!(why.contains("bravo does not answer") && why.contains("next: shimai lint"), "{why}");
+    assert_eq!(world.ok(Verb::Role, "all").await.text(), "Secondary/Unknown");
+    world.ok(Verb::Down, "all").await;
 }

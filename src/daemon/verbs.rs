@@ -49,7 +49,7 @@ async fn perform(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<
         Verb::Version => out.say(Response::Text(format!("shimaid {}", env!("CARGO_PKG_VERSION")))).await,
         Verb::Shutdown => operate::shut_down(node, out).await,
         Verb::Events | Verb::Verify | Verb::Resize => {
-            return Err(Problem::NotServed { sentence: format!("{} is not served by this version", request.verb) });
+            return Err(Problem::NotServed { sentence: format!("{} is not available yet", request.verb) });
         }
         _ => operate::every(node, request, out).await?,
     }
