@@ -17,6 +17,7 @@ pub use text::{RenderOptions, text};
 
 use super::names;
 use crate::model::state::{ConnectionState, DiskState, Role};
+use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// A resource with all it has.
@@ -145,9 +146,21 @@ pub struct PeerStatus {
     /// Why it is not connected, in words.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Between which addresses.
+    #[serde(default)]
+    pub path: Option<PathStatus>,
     /// By number.
     #[serde(default)]
     pub volumes: Vec<PeerVolumeStatus>,
+}
+
+/// The two ends of a connection, as configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Ours.
+    pub this_host: SocketAddr,
+    /// The peer's.
+    pub remote_host: SocketAddr,
 }
 
 /// One volume towards one peer.

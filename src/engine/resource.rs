@@ -25,7 +25,7 @@ use super::peer_link::PeerLinks;
 use super::specification::ResourceSpec;
 use super::tag::Tag;
 use crate::control::refusal::ConfigurationRefusal;
-use crate::control::status::ResourceStatus;
+use crate::control::status::{PathStatus, ResourceStatus};
 use crate::io::buffer::BufferPool;
 use crate::io::clock;
 use crate::io::ring::{Completion, Operation, Ring};
@@ -295,6 +295,9 @@ impl ResourceLoop {
 
     fn status(&self) -> ResourceStatus {
         let mut status = self.resource.status(self.now);
+        for (peer, ends) in status.peers.iter_mut().zip(&self.spec.peers) {
+            peer.path = Some(PathStatus { this_host: ends.mine, remote_host: ends.peer });
+        }
         let names = names(&self.spec.settings);
         let own = self.spec.peers.first().map(|peer| peer.mine.ip());
         let volumes = self.spec.settings.volumes.iter().enumerate();
