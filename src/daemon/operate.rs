@@ -377,3 +377,32 @@ pub(super) async fn shut_down(node: &Node, out: &Out) {
     // The daemon holds the other end as long as it lives.
     let _ = ending.wait_for(|ending| *ending == Ending::Done).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn resyncing(is_held: bool) -> ResourceStatus {
+        serde_json::from_value(json!({
+            "name": "data", "node_name": "alpha", "node_id": 0, "role": "Primary", "write_ordering": "flush",
+            "peers": [{"name": "bravo", "node_id": 1, "connection": "Connected", "role": "Secondary", "volumes": [
+                {"number": 0, "replication": if is_held { "PausedSyncS" } else { "SyncSource" },
+                 "peer_disk": "Inconsistent", "resync_suspended": {"peer": is_held},
+                 "sync": {"done_percent": 40.0, "rate_kib_per_s": 100, "seconds_left": 7}}]}]
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_resync_that_is_held_has_no_speed() {
+        let shown = |is_held| match progress(&resyncing(is_held), "") {
+            Response::Progress { percent, rate_bytes_per_s, seconds_left, .. } => {
+                (percent, rate_bytes_per_s, seconds_left)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(shown(false), (Some(40.0), Some(102_400), Some(7)));
+        assert_eq!(shown(true), (Some(40.0), None, None));
+    }
+}

@@ -133,6 +133,10 @@ fn inconsistent_and_looking(cluster: &mut Cluster) {
     cluster.b.ok(&["invalidate", RESOURCE]);
     leave(&cluster.a);
     cluster.b.ok(&["connect", RESOURCE]);
+    for (verb, exit) in [("primary", 17), ("invalidate", 11)] {
+        let refused = cluster.b.refused(&[verb, RESOURCE], exit);
+        assert!(refused.contains("next: shimai up data    (on alpha"), "{refused}");
+    }
 }
 
 /// The newer data is on the disk that alpha has let go.
