@@ -70,12 +70,15 @@ pub enum RefuseReason {
     SourceInconsistent,
     /// We would be the target, but are Primary with usable data.
     PrimaryWouldBecomeTarget,
+    /// One side only wanted to know.
+    DryRun,
 }
 
 impl fmt::Display for RefuseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnrelatedData => f.write_str("Unrelated data, aborting!"),
+            Self::DryRun => f.write_str("dry-run connect, dropping connection"),
             Self::SplitBrain => f.write_str("Split-Brain detected but unresolved, dropping connection!"),
             Self::NeedsProtocol(version) => {
                 write!(f, "To resolve this both sides have to support at least protocol {version}")

@@ -387,7 +387,16 @@ impl Resource {
             return Err(Refusal::configuration(ConfigurationRefusal::DiskTooSmall, sentence));
         }
         let size = if agreed == 0 { most } else { agreed.min(most) };
-        Ok(if wanted == 0 { size } else { size.min(wanted) })
+        let size = if wanted == 0 { size } else { size.min(wanted) };
+        let current = self.volumes[volume].device_sectors;
+        let connected = (0..self.peers.len()).any(|peer| self.view(volume, peer).conn >= ConnectionState::Connected);
+        let is_shown = current > 0 && (connected || self.role == Role::Primary);
+        if is_shown && most < current {
+            // The device that others see does not shrink because a disk comes.
+            let sentence = format!("the replicated device has {current} sectors, the disk has room for {most}");
+            return Err(Refusal::configuration(ConfigurationRefusal::DiskTooSmall, sentence));
+        }
+        Ok(if is_shown && agreed == 0 { size.min(current) } else { size })
     }
 
     /// v09 tables name nodes; a fresh one learns them here.
@@ -500,6 +509,8 @@ impl Resource {
         }
         superblock.generations.current = superblock.generations.current.with_primary_flag(false);
         superblock.set_clean(true);
+        // The pages are out.
+        (0..32).for_each(|index| superblock.set_peer_flag(index, PeerFlags::FULL_SYNC, false));
         disk.writer.superblock_changed();
         disk.writer.after_superblock(Then::Closed);
     }

@@ -130,7 +130,12 @@ impl Resource {
     /// A piece of the peer's bitmap.
     pub(super) fn on_bitmap(&mut self, volume: usize, peer: usize, packet: &Packet) {
         let node = self.peers[peer].settings.node_id.index();
+        let is_late = self.peers[peer].volumes[volume].gave_up_resync || !self.volumes[volume].has_disk();
         let Some(exchange) = self.peers[peer].volumes[volume].exchange.as_mut() else {
+            if is_late {
+                // It was on its way when our disk went.
+                return;
+            }
             return self.lose_connection(peer, ConnectionState::ProtocolError, "a bitmap that nobody waits for");
         };
         let (Some(receiver), Some(disk)) = (exchange.receiver.as_mut(), self.volumes[volume].disk.as_mut()) else {

@@ -41,6 +41,9 @@ impl Commands {
         if self.demotion == Some(id) {
             self.demotion = None;
         }
+        if let Some(promotion) = self.promotion.as_mut().filter(|promotion| promotion.id() == id) {
+            promotion.give_up();
+        }
     }
 
     /// Whether the detach still waits. When a disk goes by itself the detach is answered, and what is attached next is not
@@ -141,7 +144,7 @@ impl Resource {
         (0..self.volumes.len()).find_map(|volume| {
             let view = self.view(volume, peer);
             let wanted = View { conn: ConnectionState::Disconnecting, ..view };
-            let code = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish).err()?;
+            let code = super::state::transition(view, wanted, self.rules(volume), Origin::Wish).err()?;
             let number = self.volumes[volume].settings.number;
             let sentence = format!("{}; volume {number} is {} here", code.text(), view.disk);
             let name = &self.settings.name;
@@ -167,6 +170,10 @@ impl Resource {
             let refusal = Refusal::state(StateRefusal::InTransientState, "the disk is being attached; try again");
             return self.answer(id, Err(refusal));
         }
+        if !force && (0..self.peers.len()).any(|peer| self.is_shaking_hands(peer)) {
+            let sentence = "the nodes are comparing what they have; try again";
+            return self.answer(id, Err(Refusal::state(StateRefusal::InTransientState, sentence)));
+        }
         self.commands.detaching.push((volume, id));
         if force {
             return self.fail_disk(volume);
@@ -174,7 +181,7 @@ impl Resource {
         for peer in 0..self.peers.len() {
             let view = self.view(volume, peer);
             let wanted = View { disk: DiskState::Failed, ..view };
-            let judged = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish);
+            let judged = super::state::transition(view, wanted, self.rules(volume), Origin::Wish);
             if let Err(code) = judged {
                 self.commands.forget_detach(id);
                 let sentence = format!("{}: this is the only good copy that is in use", code.text());
@@ -198,7 +205,7 @@ impl Resource {
         if view.conn < ConnectionState::Connected {
             return self.invalidate_alone(id, volume, peer, remote);
         }
-        if let Err(code) = super::state::transition(view, wanted, self.rules(volume, peer), Origin::Wish) {
+        if let Err(code) = super::state::transition(view, wanted, self.rules(volume), Origin::Wish) {
             return self.answer(id, Err(code.into()));
         }
         let agreement = if remote { Agreement::InvalidateRemote(id) } else { Agreement::Invalidate(id) };
@@ -220,6 +227,9 @@ impl Resource {
             return self.answer(id, Err(refusal));
         }
         self.set_all_bits(volume, peer);
+        if !remote {
+            self.need_full_sync(volume, peer);
+        }
         let view = self.view(volume, peer);
         let new = if remote {
             View { pdsk: DiskState::Inconsistent, ..view }
@@ -239,6 +249,12 @@ impl Resource {
         }
         for peer in 0..self.peers.len() {
             let view = self.view(volume, peer);
+            if view.disk < DiskState::Outdated {
+                // What was never whole does not become it by a word.
+                let number = self.volumes[volume].settings.number;
+                let sentence = format!("{}; volume {number} is {}", StateRefusal::LowerThanOutdated.text(), view.disk);
+                return self.answer(id, Err(Refusal::state(StateRefusal::LowerThanOutdated, sentence)));
+            }
             // While connected the rules would quietly make UpToDate of it again.
             if view.conn >= ConnectionState::Connected && view.disk > DiskState::Outdated {
                 let refusal = Refusal::from(StateRefusal::ConnectedOutdates);
@@ -314,6 +330,15 @@ impl Resource {
             }
             if clear_bitmap {
                 (0..disk.bitmap.slots()).for_each(|slot| disk.bitmap.clear_all(slot));
+                // Whoever copies the disk after the answer may copy these blocks before they are written.
+                let running = self
+                    .writes
+                    .iter()
+                    .filter(|(_, it)| it.volume == volume && it.local == super::request::Local::Running);
+                let ranges: Vec<_> = running.map(|(_, write)| write.range).collect();
+                for range in ranges {
+                    self.mark_out_of_sync(volume, range);
+                }
             }
             if skip {
                 self.send_uuids_with(volume, peer, UuidFlags::SKIP_INITIAL_SYNC);

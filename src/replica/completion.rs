@@ -30,6 +30,10 @@ impl Resource {
         let volume = self.writes[write].volume;
         let failed = result.is_err();
         self.writes[write].local = if failed { Local::Failed } else { Local::Done };
+        if let Some(peer) = self.writes[write].in_sync_with.take().filter(|_| !failed) {
+            let range = self.writes[write].range;
+            self.clear_bits(volume, peer, range);
+        }
         if let Err(error) = result {
             let range = self.writes[write].range;
             self.mark_out_of_sync(volume, range);
@@ -47,6 +51,9 @@ impl Resource {
             return;
         }
         self.writes[write].net[peer] = net;
+        if net != Net::Written {
+            self.writes[write].in_sync_with = None;
+        }
         if matches!(net, Net::Refused | Net::Lost) {
             self.mark_out_of_sync(volume, range);
         }
@@ -206,6 +213,9 @@ impl Resource {
 
     /// The connection is gone: what was not confirmed may be missing there.
     pub(super) fn give_up_unconfirmed(&mut self, peer: usize) {
+        for (_, write) in self.writes.iter_mut().filter(|(_, write)| write.in_sync_with == Some(peer)) {
+            write.in_sync_with = None;
+        }
         let writes = self.peers[peer].log.abandon();
         if !writes.is_empty() {
             let name = self.peers[peer].settings.name.clone();

@@ -12,6 +12,7 @@ use super::receive_epochs::ReceiveEpochs;
 use super::volume::Pending;
 use crate::model::ids::{SocketId, VolumeNumber};
 use crate::model::state::{ConnectionState, DiskState, Role};
+use crate::model::units::BLOCK_BYTES;
 use crate::wire::framing::{Features, PROTOCOL_BEFORE_AGREEMENT, Stream};
 use crate::wire::packet::Packet;
 
@@ -21,6 +22,12 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 const INTRODUCTION_BYTES: u64 = 8;
 /// Bytes queued on the data socket above which we stop reading requests of the peer.
 const BACKLOG_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of writes that are taken off the wire before they are on the disk, whatever `max-buffers` says: enough to keep a
+/// disk busy.
+const RECEIVED_BYTES_MIN: u64 = 4 << 20;
+/// Bytes that a resync may have asked of us and not confirmed. A kernel with a large `max-buffers` asks for more at once, and
+/// waits.
+const ASKED_BYTES_MAX: u64 = 128 << 20;
 
 impl Resource {
     /// Begins to look for the peer.
@@ -80,13 +87,15 @@ impl Resource {
 
     /// Whether both sides are comparing what they have: neither role nor disk may change meanwhile by anybody's wish.
     pub(super) fn is_shaking_hands(&self, peer: usize) -> bool {
-        (0..self.volumes.len()).any(|volume| self.view(volume, peer).conn == ConnectionState::WfReportParams)
+        (0..self.volumes.len()).any(|volume| {
+            self.view(volume, peer).conn == ConnectionState::WfReportParams && !self.is_unknown_to_peer(volume, peer)
+        })
     }
 
     /// Whether no flush and no checksum of the last connection's resync is under way: it would be taken for one of the next.
     fn resync_is_drained(&self, peer: usize) -> bool {
         !self.pending.iter().any(|(_, pending)| match pending {
-            Pending::TargetFlush(_, of) => *of == peer,
+            Pending::TargetFlush(_, of, _) => *of == peer,
             Pending::TargetChecksum(..) => true,
             _ => false,
         })
@@ -169,6 +178,7 @@ impl Resource {
         state.reason = None;
         state.receive = ReceiveEpochs::new();
         state.flushes_pending = 0;
+        (state.received_bytes, state.asked_bytes) = (0, 0);
         state.volumes.iter_mut().for_each(super::link::PeerVolume::forget_connection);
         state.connection = Connection::Linked(Box::new(Link {
             data: pair.data,
@@ -183,6 +193,8 @@ impl Resource {
             opened: now,
             last_received: now,
             ping_sent: None,
+            pings: 0,
+            pings_answered: 0,
             // The introduction of a socket that we dialled was sent before anybody counted.
             data_queued: if pair.data_accepted { 0 } else { INTRODUCTION_BYTES },
             data_sent: 0,
@@ -238,6 +250,9 @@ impl Resource {
         let head = self.out.split().freeze();
         let socket = if stream == Stream::Data { link.data } else { link.meta };
         if stream == Stream::Data {
+            if link.data_queued == link.data_sent {
+                link.data_progress = self.now;
+            }
             link.data_queued += head.len() as u64;
         }
         self.actions.push(Action::Send { socket, head, payload: None });
@@ -248,10 +263,18 @@ impl Resource {
         self.peers[peer].link().map_or(0, |link| link.data_queued - link.data_sent)
     }
 
-    fn regulate(&mut self, peer: usize) {
-        let backlog = self.backlog(peer);
+    /// Stops reading the data stream while too much of what came, or of what it made us send, waits; goes on at half of that.
+    /// What ends the waiting comes from our disks and on the meta stream.
+    pub(super) fn regulate(&mut self, peer: usize) {
+        let writes_max = u64::from(self.peers[peer].settings.buffers_max) * BLOCK_BYTES;
+        let loads = [
+            (self.backlog(peer), BACKLOG_BYTES_MAX),
+            (self.peers[peer].received_bytes, writes_max.max(RECEIVED_BYTES_MIN)),
+            (self.peers[peer].asked_bytes, ASKED_BYTES_MAX),
+        ];
         let Some(link) = self.peers[peer].link_mut() else { return };
-        let stop = if link.throttled { backlog > BACKLOG_BYTES_MAX / 2 } else { backlog > BACKLOG_BYTES_MAX };
+        let share = if link.throttled { 2 } else { 1 };
+        let stop = loads.into_iter().any(|(load, most)| load > most / share);
         if stop != link.throttled {
             link.throttled = stop;
             let socket = link.data;

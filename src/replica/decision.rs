@@ -6,6 +6,7 @@
 use super::Resource;
 use super::action::LogLevel;
 use super::state::{Origin, View};
+use crate::control::refusal::StateRefusal;
 use crate::generation::{
     self, AfterSplitBrain0, AfterSplitBrain1, AfterSplitBrain2, Context, Outcome, Policies, RefuseReason,
 };
@@ -192,7 +193,9 @@ impl Resource {
 
     /// The rules; what they say is made ready (repairs, all bits set) and the connection state returned.
     fn decide(&mut self, volume: usize, peer: usize, theirs: Theirs) -> Result<ConnectionState, RefuseReason> {
-        let own = self.own_tuple(volume, peer).expect("asked only with a disk");
+        let mut own = self.own_tuple(volume, peer).expect("asked only with a disk");
+        // Both must judge by the same numbers: applications may have written since ours was told.
+        own.changed_blocks = self.peers[peer].volumes[volume].told_blocks.unwrap_or(own.changed_blocks);
         let mut other = self.peer_tuple(volume, peer).expect("asked only with the peer's tuple");
         let link = self.peers[peer].link().expect("a packet came from it");
         let context = Context {
@@ -203,6 +206,7 @@ impl Resource {
             resolve: link.resolve,
         };
         let verdict = generation::compare(&own, &other, &context);
+        let dry_run = link.peer_protocol.as_ref().is_some_and(|protocol| protocol.dry_run);
         let own_disk = self.volumes[volume].disk_state;
         let decision =
             generation::decide(verdict, (&own, own_disk), (&other, theirs.disk), &context, &self.policies(peer));
@@ -212,6 +216,10 @@ impl Resource {
         self.log(LogLevel::Info, format!("volume {number}: {verdict}: {}", decision.sentence()));
         if let Outcome::Refuse(reason) = decision.outcome {
             return Err(reason);
+        }
+        if dry_run {
+            self.log(LogLevel::Info, format!("volume {number}: dry run: nothing of this is done"));
+            return Err(RefuseReason::DryRun);
         }
         if decision.demote_first {
             // No handler demotes a Primary for a policy, so the policy that asks for one has no answer.
@@ -310,6 +318,11 @@ impl Resource {
         if new.conn >= C::Connected && old.disk == DiskState::Negotiating {
             // The handshake has compared: a resync brings what our disk missed.
             self.volumes[volume].left_behind = false;
+        }
+        if self.role == Role::Primary && theirs.role == Role::Primary && !self.rules(volume).allow_two_primaries {
+            // It did not ask, or did not wait for the answer.
+            let sentence = format!("{}: the peer is Primary too", StateRefusal::TwoPrimaries);
+            return self.stand_alone(peer, &sentence);
         }
         let openers = std::mem::take(&mut self.volumes[volume].openers);
         let changed = self.change(volume, peer, new, origin);

@@ -32,8 +32,8 @@ impl Resource {
             Pending::PeerRead(read) => self.on_peer_read(read, result),
             Pending::SourceRead(read) => self.on_source_read(read, result),
             Pending::TargetWrite(write) => self.on_target_written(write, done),
-            Pending::TargetChecksum(volume, first) => self.on_target_checksum(volume, first, result),
-            Pending::TargetFlush(volume, peer) => self.on_target_flushed(volume, peer, done),
+            Pending::TargetChecksum(volume, number, first) => self.on_target_checksum(volume, number, first, result),
+            Pending::TargetFlush(volume, peer, number) => self.on_target_flushed(volume, peer, number, done),
         }
         self.release_if_drained(volume);
     }
@@ -47,8 +47,8 @@ impl Resource {
             | Pending::CleanClose(volume)
             | Pending::LocalFlush(volume, _)
             | Pending::EpochFlush(volume, _)
-            | Pending::TargetChecksum(volume, _)
-            | Pending::TargetFlush(volume, _) => *volume,
+            | Pending::TargetChecksum(volume, ..)
+            | Pending::TargetFlush(volume, ..) => *volume,
             Pending::LocalWrite(write) => self.writes[*write].volume,
             Pending::LocalRead(key) => self.read_volume(*key),
             Pending::PeerWrite(write) => self.peer_write_volume(*write),
@@ -104,13 +104,14 @@ impl Resource {
         if self.volumes[volume].disk.is_none() || self.volumes[volume].disk_state == DiskState::Diskless {
             return;
         }
-        if let Some(disk) = self.volumes[volume].disk.as_mut() {
-            disk.closing = None;
-        }
-        if self.volumes[volume].disk_state != DiskState::Failed {
+        let was_closing = self.volumes[volume].disk.as_mut().is_some_and(|disk| disk.closing.take().is_some());
+        let is_new = self.volumes[volume].disk_state != DiskState::Failed;
+        if is_new {
             self.set_disk_state(volume, DiskState::Failed);
             self.volumes[volume].reply_gate = None;
             self.on_disk_failed(volume);
+        }
+        if is_new || was_closing {
             for peer in (0..self.peers.len()).filter(|peer| !self.peers[*peer].receive.is_idle()).collect::<Vec<_>>() {
                 // Writes that were acknowledged may be lost with the disk's cache: their epochs must stay unconfirmed.
                 self.lose_connection(

@@ -39,9 +39,10 @@ impl Resource {
         }
     }
 
-    pub(super) fn rules(&self, volume: usize, peer: usize) -> Rules {
+    pub(super) fn rules(&self, volume: usize) -> Rules {
         Rules {
-            allow_two_primaries: self.peers[peer].settings.allow_two_primaries,
+            // What orders conflicting writes of two Primaries is not built yet, so there is one, whatever was agreed on.
+            allow_two_primaries: false,
             openers: self.volumes[volume].openers,
             suspend_without_data: self.settings.suspend_without_data,
             other_volume_peer_primary: false,
@@ -51,7 +52,7 @@ impl Resource {
     /// Changes a volume's state towards a peer, if the rules let it.
     pub(super) fn change(&mut self, volume: usize, peer: usize, new: View, origin: Origin) -> Result<(), StateRefusal> {
         let old = self.view(volume, peer);
-        let new = transition(old, new, self.rules(volume, peer), origin)?;
+        let new = transition(old, new, self.rules(volume), origin)?;
         if new != old {
             self.commit(volume, peer, old, new);
         }
@@ -224,7 +225,7 @@ impl Resource {
         let old: Vec<View> = (0..self.volumes.len()).map(|volume| self.view(volume, peer)).collect();
         self.peers[peer].conn = conn.min(ConnectionState::WfReportParams);
         for (volume, old) in old.into_iter().enumerate() {
-            let new = transition(old, View { conn, ..old }, self.rules(volume, peer), Origin::Fact);
+            let new = transition(old, View { conn, ..old }, self.rules(volume), Origin::Fact);
             match new {
                 Ok(new) if new != old => self.commit(volume, peer, old, new),
                 Ok(_) => {}

@@ -187,6 +187,7 @@ impl Resource {
 
     pub(super) fn send_uuids_with(&mut self, volume: usize, peer: usize, extra: UuidFlags) {
         let Some(tuple) = self.own_tuple(volume, peer) else { return };
+        self.peers[peer].volumes[volume].told_blocks = Some(tuple.changed_blocks);
         let mut flags = extra;
         for (on, flag) in [
             (tuple.discard_my_data, UuidFlags::DISCARD_MY_DATA),

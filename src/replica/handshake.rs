@@ -253,7 +253,10 @@ impl Resource {
         let ours = request_bytes_max(self.version(peer));
         let most = theirs.max_bio_size.clamp(4096, ours);
         self.peers[peer].volumes[volume].max_request_bytes = most;
-        let first = self.peers[peer].volumes[volume].sizes.replace(theirs.clone()).is_none();
+        let last = self.peers[peer].volumes[volume].sizes.replace(theirs.clone());
+        let first = last.is_none();
+        let is_new = last.is_none_or(|last| last.c_size != theirs.c_size || last.d_size != theirs.d_size);
+        let connected = self.view(volume, peer).conn >= ConnectionState::Connected;
         let state = &self.volumes[volume];
         let Some(disk) = state.disk.as_ref().filter(|_| state.disk_state >= DiskState::Negotiating) else {
             // Without a disk the device is as large as the peer says.
@@ -266,7 +269,16 @@ impl Resource {
         let both = if theirs.d_size == 0 { state.device_sectors.min(own) } else { own.min(theirs.d_size) };
         let size = users.map_or(both, |user| both.min(user));
         let valuable = state.disk_state >= DiskState::Outdated;
+        if connected && is_new && theirs.c_size != state.device_sectors {
+            // A disk of another size is being attached there: it must learn how large the device is.
+            self.send_sizes(volume, peer, 0);
+        }
+        let state = &self.volumes[volume];
         if valuable && size < state.device_sectors {
+            if connected {
+                // Its attach will be refused; what is shared goes on.
+                return;
+            }
             let reason = format!("The peer's disk size is too small! ({size} < {} sectors)", state.device_sectors);
             return self.stand_alone(peer, &reason);
         }

@@ -19,8 +19,12 @@ impl Resource {
             Connection::Establishing(establish) => establish.next_deadline(),
             Connection::Linked(link) => {
                 let resync = (0..self.volumes.len()).filter_map(|volume| self.resync_deadline(volume, peer));
-                let link =
-                    [self.handshake_deadline(peer, link), Some(self.ping_deadline(peer, link)), self.knock_out(peer)];
+                let link = [
+                    self.handshake_deadline(peer, link),
+                    self.volumes_deadline(peer, link),
+                    Some(self.ping_deadline(peer, link)),
+                    self.knock_out(peer),
+                ];
                 link.into_iter().flatten().chain(resync).min()
             }
         }
@@ -28,8 +32,26 @@ impl Resource {
 
     /// Two kernels wait half a second before they say anything; a handshake that takes much longer is none.
     fn handshake_deadline(&self, peer: usize, link: &Link) -> Option<Instant> {
-        let patience = 4 * self.peers[peer].settings.ping_timeout + Duration::from_secs(2);
-        (!matches!(link.phase, Phase::Up)).then(|| link.opened + patience)
+        (!matches!(link.phase, Phase::Up)).then(|| self.patience_ends(peer, link))
+    }
+
+    fn patience_ends(&self, peer: usize, link: &Link) -> Instant {
+        link.opened + 4 * self.peers[peer].settings.ping_timeout + Duration::from_secs(2)
+    }
+
+    /// When a volume of which the peer has said nothing is one that it does not have.
+    fn volumes_deadline(&self, peer: usize, link: &Link) -> Option<Instant> {
+        let at = self.patience_ends(peer, link);
+        let waits = |volume: usize| self.peers[peer].volumes[volume].sizes.is_none();
+        (at > self.now && matches!(link.phase, Phase::Up) && (0..self.volumes.len()).any(waits)).then_some(at)
+    }
+
+    /// Whether the peer has all the same not said a word of this volume: it is not configured there.
+    pub(super) fn is_unknown_to_peer(&self, volume: usize, peer: usize) -> bool {
+        self.peers[peer].link().is_some_and(|link| {
+            let silent = self.peers[peer].volumes[volume].sizes.is_none();
+            silent && matches!(link.phase, Phase::Up) && self.patience_ends(peer, link) <= self.now
+        })
     }
 
     fn ping_deadline(&self, peer: usize, link: &Link) -> Instant {
@@ -97,13 +119,30 @@ impl Resource {
         let now = self.now;
         if let Some(link) = self.peers[peer].link_mut() {
             link.ping_sent = Some(now);
-            self.send_connection(peer, Stream::Meta, &Packet::Ping);
+            self.numbered_ping(peer);
         }
+    }
+
+    /// Sends a ping and returns its number. When it is answered ([`Self::is_answered`]), the peer has read all we sent before
+    /// on the meta stream, and we have read all it sent there before its answer.
+    pub(super) fn numbered_ping(&mut self, peer: usize) -> u64 {
+        let Some(link) = self.peers[peer].link_mut() else { return 0 };
+        link.pings += 1;
+        let number = link.pings;
+        self.send_connection(peer, Stream::Meta, &Packet::Ping);
+        number
+    }
+
+    /// Whether the ping of that number has come back.
+    pub(super) fn is_answered(&self, peer: usize, ping: u64) -> bool {
+        self.peers[peer].link().is_some_and(|link| link.pings_answered >= ping)
     }
 
     pub(super) fn on_ping_ack(&mut self, peer: usize) {
         if let Some(link) = self.peers[peer].link_mut() {
             link.ping_sent = None;
+            // One that nobody asked for answers nothing.
+            link.pings_answered = link.pings.min(link.pings_answered + 1);
         }
         self.on_ping_ack_for_resync(peer);
         self.retry_promotion();

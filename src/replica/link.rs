@@ -43,6 +43,9 @@ pub(super) struct Link {
     pub(super) opened: Instant,
     pub(super) last_received: Instant,
     pub(super) ping_sent: Option<Instant>,
+    /// Pings sent and answered: they bear no numbers, but come back in order.
+    pub(super) pings: u64,
+    pub(super) pings_answered: u64,
     /// Bytes queued on, and taken by, the data socket.
     pub(super) data_queued: u64,
     pub(super) data_sent: u64,
@@ -76,6 +79,12 @@ pub(super) struct PeerVolume {
     /// The peer's generations as it last sent them.
     pub(super) uuids: Option<Uuids>,
     pub(super) sizes: Option<Sizes>,
+    /// How many of our blocks differ, as the peer was told last.
+    pub(super) told_blocks: Option<u64>,
+    /// A resync was given up on this link: late words of it may still come, on either stream.
+    pub(super) gave_up_resync: bool,
+    /// The id of a resync is told when our ping of this number has come back, so that nothing old is taken for an answer.
+    pub(super) start_after_ping: Option<u64>,
     /// Our own bits when the handshake compared.
     pub(super) exchange: Option<Exchange>,
     pub(super) resync: Option<Resync>,
@@ -116,6 +125,9 @@ impl PeerVolume {
             peer_isp: false,
             uuids: None,
             sizes: None,
+            told_blocks: None,
+            gave_up_resync: false,
+            start_after_ping: None,
             exchange: None,
             resync: None,
             consider_resync: false,
@@ -141,6 +153,9 @@ impl PeerVolume {
         self.conn = ConnectionState::WfReportParams;
         self.uuids = None;
         self.sizes = None;
+        self.told_blocks = None;
+        self.gave_up_resync = false;
+        self.start_after_ping = None;
         self.exchange = None;
         self.consider_resync = false;
         self.detach_agreed = false;
@@ -167,6 +182,10 @@ pub(super) struct Peer {
     pub(super) discard_my_data: bool,
     pub(super) log: TransferLog,
     pub(super) receive: ReceiveEpochs,
+    /// Bytes of its writes that have come and are not on the disk.
+    pub(super) received_bytes: u64,
+    /// Bytes that its resync has asked for and not confirmed.
+    pub(super) asked_bytes: u64,
     /// A flush of the front receive epoch: disks that have not answered.
     pub(super) flushes_pending: usize,
     /// A change that we have asked the peer to agree to.
@@ -187,6 +206,8 @@ impl Peer {
             discard_my_data: false,
             log: TransferLog::default(),
             receive: ReceiveEpochs::new(),
+            received_bytes: 0,
+            asked_bytes: 0,
             flushes_pending: 0,
             request: None,
             request_overtaken: false,

@@ -111,6 +111,8 @@ pub struct Resource {
     peer_reads: Slab<peer_read::PeerRead>,
     resync_reads: Slab<resync_source::SourceRead>,
     resync_writes: Slab<resync_target::TargetWrite>,
+    /// Resyncs begun so far.
+    resyncs: u64,
     /// What to do when a ticket comes back.
     pending: Slab<Pending>,
     commands: Commands,
@@ -152,6 +154,7 @@ impl Resource {
             peer_reads: Slab::new(),
             resync_reads: Slab::new(),
             resync_writes: Slab::new(),
+            resyncs: 0,
             pending: Slab::new(),
             commands: Commands::default(),
             door: Door::default(),

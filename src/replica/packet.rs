@@ -132,9 +132,11 @@ impl Resource {
     fn on_write_in_sync(&mut self, volume: usize, peer: usize, ack: &BlockAck) {
         if let Some(write) = self.acknowledged_write(volume, peer, ack) {
             let range = self.writes[write].range;
-            let local_done = self.writes[write].local == super::request::Local::Done;
-            if local_done {
-                self.clear_bits(volume, peer, range);
+            match self.writes[write].local {
+                super::request::Local::Done => self.clear_bits(volume, peer, range),
+                // Once it is written here as well.
+                super::request::Local::Running => self.writes[write].in_sync_with = Some(peer),
+                _ => {}
             }
             self.on_net(write, peer, Net::Written);
             self.retire(write);

@@ -43,6 +43,8 @@ pub(super) struct PeerWrite {
     waiting_for_log: bool,
     /// Its connection is gone: nobody wants an acknowledgement.
     orphaned: bool,
+    /// Belongs to a resync that this disk has never taken the name of: it must not be written, its range stays different.
+    void: bool,
     /// The incarnation of the disk in whose activity log it is pinned.
     pub(super) pin: Option<u64>,
 }
@@ -105,8 +107,11 @@ impl Resource {
             for_diskless,
             waiting_for_log: false,
             orphaned: false,
+            void: false,
             pin: None,
         });
+        self.peers[peer].received_bytes += self.peer_writes[write].content.bytes();
+        self.regulate(peer);
         let (epoch, now) = self.peers[peer].receive.add(write);
         let state = &mut self.peer_writes[write];
         state.epoch = epoch;
@@ -160,6 +165,9 @@ impl Resource {
             return;
         }
         self.peer_writes[write].started = true;
+        if self.peer_writes[write].void {
+            return self.start_peer_write(write);
+        }
         if for_diskless && self.volumes[volume].has_disk() {
             if !self.begin_activity(volume, super::activity::token_of_peer_write(write), range) {
                 self.peer_writes[write].waiting_for_log = true;
@@ -201,13 +209,13 @@ impl Resource {
             self.volumes[volume].gated_peer_writes.push(write);
             return;
         }
-        if !self.volumes[volume].has_disk() {
-            let error = DiskError {
-                operation: "write",
-                offset: range.start.byte(),
-                bytes: range.bytes(),
-                reason: "no disk".into(),
-            };
+        let obstacle = match self.peer_writes[write].void {
+            true => Some("its resync was given up"),
+            false => (!self.volumes[volume].has_disk()).then_some("no disk"),
+        };
+        if let Some(reason) = obstacle {
+            let (offset, bytes) = (range.start.byte(), range.bytes());
+            let error = DiskError { operation: "write", offset, bytes, reason: reason.into() };
             return self.finish_peer_write(write, Err(error));
         }
         let state = &self.peer_writes[write];
@@ -237,17 +245,22 @@ impl Resource {
     fn finish_peer_write(&mut self, write: usize, result: Result<(), DiskError>) {
         let state = self.peer_writes.remove(write);
         let PeerWrite { volume, peer, range, block_id, flags, epoch, orphaned, .. } = state;
+        let received = &mut self.peers[peer].received_bytes;
+        *received = received.saturating_sub(state.content.bytes());
+        self.regulate(peer);
         if let Some(held) = state.held {
             self.release_interval(volume, held);
         }
         if let Some(incarnation) = state.pin {
             self.end_activity(volume, incarnation, range);
         }
+        if result.is_err() {
+            self.mark_out_of_sync(volume, range);
+        }
         if !orphaned {
             let at = &mut self.peers[peer].volumes[volume];
             at.unacked = at.unacked.saturating_sub(1);
             if result.is_err() {
-                self.mark_out_of_sync(volume, range);
                 let ack = self.block_ack(volume, peer, range, block_id);
                 self.send(peer, Stream::Meta, volume, &Packet::NegAck(ack));
             } else if flags.contains(DataFlags::SEND_WRITE_ACK) && !mutant(5) {
@@ -284,10 +297,13 @@ impl Resource {
         }
     }
 
-    /// Every disk of the resource: an epoch spans volumes.
+    /// Every disk of the resource: an epoch spans volumes. One that is being closed has its writes, too.
     fn flush_epoch(&mut self, peer: usize) {
+        let holds_writes = |volume: &super::volume::Volume| {
+            volume.has_disk() || volume.disk.as_ref().is_some_and(|disk| disk.closing.is_some())
+        };
         let disks: Vec<usize> = (0..self.volumes.len())
-            .filter(|volume| self.volumes[*volume].has_disk() && self.volumes[*volume].settings.disk_flushes)
+            .filter(|volume| holds_writes(&self.volumes[*volume]) && self.volumes[*volume].settings.disk_flushes)
             .filter(|_| !mutant(17))
             .collect();
         self.peers[peer].flushes_pending = disks.len();
@@ -324,14 +340,26 @@ impl Resource {
             write.orphaned = true;
         }
         for volume in 0..self.volumes.len() {
-            if self.volumes[volume].peer_write_gate == Some(u64::MAX) {
-                self.volumes[volume].peer_write_gate = None;
-            }
+            self.give_up_unnamed_resync(volume, peer);
             self.open_peer_write_gate(volume);
         }
         let mut steps = Vec::new();
         self.peers[peer].receive.end_of_stream(&mut steps);
         self.perform_epoch_steps(peer, steps);
+    }
+
+    /// Nothing will name the resync any more that writes of its source wait for: a disk that calls itself consistent under
+    /// its old generation must not get them.
+    pub(super) fn give_up_unnamed_resync(&mut self, volume: usize, peer: usize) {
+        if self.volumes[volume].peer_write_gate != Some(u64::MAX) {
+            return;
+        }
+        for (_, write) in self.peer_writes.iter_mut().filter(|(_, it)| it.volume == volume && it.peer == peer) {
+            // For one that is on the disk's way already this has no meaning.
+            write.void = true;
+        }
+        self.volumes[volume].peer_write_gate = None;
+        self.open_peer_write_gate(volume);
     }
 
     /// Whether everything that was received has been written.

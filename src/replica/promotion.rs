@@ -29,6 +29,20 @@ pub(super) struct Promotion {
     waiting_for_drain: bool,
     /// Superblocks of forced generations that are not durable yet.
     superblocks_left: usize,
+    /// Nobody waits for it any more: it ends where it can still be ended.
+    given_up: bool,
+}
+
+impl Promotion {
+    /// Who asked.
+    pub(super) fn id(&self) -> CommandId {
+        self.id
+    }
+
+    /// Whoever asked has gone. A promotion that comes true behind his back would be a second opinion about who is Primary.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+    }
 }
 
 impl Resource {
@@ -48,6 +62,7 @@ impl Resource {
             waiting_for_ping: false,
             waiting_for_drain: false,
             superblocks_left: 0,
+            given_up: false,
         });
         self.judge_promotion();
     }
@@ -94,7 +109,7 @@ impl Resource {
             for peer in 0..self.peers.len() {
                 let old = self.view(volume, peer);
                 let wanted = View { role: Role::Primary, ..old };
-                let refusal = transition(old, wanted, self.rules(volume, peer), Origin::Wish).err();
+                let refusal = transition(old, wanted, self.rules(volume), Origin::Wish).err();
                 match refusal {
                     None => {}
                     Some(StateRefusal::NoUpToDateDisk) if promotion.force && may_be_forced(old.disk) => {
@@ -159,8 +174,41 @@ impl Resource {
         self.promote();
     }
 
-    pub(super) fn promotion_agreed(&mut self, volume: usize, _id: CommandId) {
-        self.agree_on_promotion(volume + 1);
+    pub(super) fn promotion_agreed(&mut self, volume: usize, id: CommandId) {
+        if self.commands.promotion.as_ref().is_some_and(|promotion| promotion.id == id) {
+            return self.agree_on_promotion(volume + 1);
+        }
+        // It was given up meanwhile: the peer has taken us for a Primary.
+        self.tell_role();
+    }
+
+    /// The peer may have agreed to a role that we do not take.
+    fn tell_role(&mut self) {
+        for volume in 0..self.volumes.len() {
+            for peer in 0..self.peers.len() {
+                if self.view(volume, peer).conn >= ConnectionState::Connected {
+                    self.send_state(volume, peer);
+                }
+            }
+        }
+    }
+
+    /// Ends a promotion that nobody waits for, unless data has been declared good or the role been taken already.
+    fn end_abandoned_promotion(&mut self) {
+        let is_early = |promotion: &Promotion| promotion.given_up && promotion.superblocks_left == 0;
+        if self.role == Role::Primary || !self.commands.promotion.as_ref().is_some_and(is_early) {
+            return;
+        }
+        self.log(LogLevel::Info, "the promotion is given up: nobody waits for it any more");
+        self.fail_promotion(Refusal::state(StateRefusal::InTransientState, "the promotion was given up"));
+    }
+
+    /// A promotion has not come true: peers that have agreed to it hear that.
+    pub(super) fn fail_promotion(&mut self, refusal: Refusal) {
+        if let Some(promotion) = self.commands.promotion.take() {
+            self.tell_role();
+            self.answer(promotion.id, Err(refusal));
+        }
     }
 
     /// The connection ended while the peer was asked: judge again.
@@ -177,6 +225,7 @@ impl Resource {
 
     /// Called at the end of each event.
     pub(super) fn settle_promotion(&mut self) {
+        self.end_abandoned_promotion();
         let waits = self.commands.promotion.as_ref();
         let drain = waits.is_some_and(|promotion| promotion.waiting_for_drain);
         let ping = waits.is_some_and(|promotion| promotion.waiting_for_ping)
@@ -199,9 +248,9 @@ impl Resource {
             (0..self.volumes.len()).find(|volume| !promotion.forced[*volume] && !self.reaches_data(*volume))
         {
             // The disk went while the peer was asked.
-            self.commands.promotion = None;
-            (0..self.peers.len()).for_each(|peer| self.send_state(volume, peer));
-            return self.answer(promotion.id, Err(StateRefusal::NoUpToDateDisk.into()));
+            let disk = self.volumes[volume].disk_state;
+            let sentence = format!("{}: volume {volume} is {disk} now", StateRefusal::NoUpToDateDisk.text());
+            return self.fail_promotion(Refusal::state(StateRefusal::NoUpToDateDisk, sentence));
         }
         let forced: Vec<usize> = (0..self.volumes.len()).filter(|volume| promotion.forced[*volume]).collect();
         if forced.is_empty() {
@@ -346,7 +395,9 @@ impl Resource {
     /// Called at the end of each event: demote when nothing is under way.
     pub(super) fn settle_demotion(&mut self) {
         let Some(id) = self.commands.demotion else { return };
-        let busy = (0..self.volumes.len()).any(|volume| !self.is_quiet(volume))
+        // What a handshake compares, the role too, must not move.
+        let busy = (0..self.peers.len()).any(|peer| self.is_shaking_hands(peer))
+            || (0..self.volumes.len()).any(|volume| !self.is_quiet(volume))
             || self.peers.iter().any(|peer| peer.log.len() > 0)
             || !self.writes.is_empty();
         if busy {

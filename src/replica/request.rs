@@ -46,6 +46,16 @@ pub(super) enum Content {
     Zeroes { unmap: bool },
 }
 
+impl Content {
+    /// What it takes of our memory.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Data(payload) => payload.len() as u64,
+            Self::Zeroes { .. } => 0,
+        }
+    }
+}
+
 /// The local part of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Local {
@@ -97,6 +107,8 @@ pub(super) struct Write {
     pub(super) frozen: bool,
     /// It waits there because no copy that counts could take it.
     pub(super) starved: bool,
+    /// The peer that has it, in a resync that counts it as in sync once it is written here too.
+    pub(super) in_sync_with: Option<usize>,
 }
 
 impl Write {
@@ -116,6 +128,7 @@ impl Write {
             completed: false,
             frozen: false,
             starved: false,
+            in_sync_with: None,
         }
     }
 }
@@ -214,15 +227,20 @@ impl Resource {
 
     fn piece_sectors(&self, volume: usize, content: &Content) -> u64 {
         let peers = (0..self.peers.len()).filter(|peer| self.view(volume, *peer).conn >= ConnectionState::Connected);
-        let limit = |peer: usize| match content {
-            Content::Data(_) => u64::from(self.peers[peer].volumes[volume].max_request_bytes),
-            Content::Zeroes { .. } => self.zero_piece_bytes(volume, peer),
-        };
+        let limit = |peer: usize| self.piece_limit(volume, peer, content);
         let most = match content {
             Content::Data(_) => PIECE_BYTES,
             Content::Zeroes { .. } => ZERO_PIECE_BYTES,
         };
         peers.map(limit).fold(most, u64::min) / SECTOR_BYTES
+    }
+
+    /// What a peer takes in one packet, bytes.
+    fn piece_limit(&self, volume: usize, peer: usize, content: &Content) -> u64 {
+        match content {
+            Content::Data(_) => u64::from(self.peers[peer].volumes[volume].max_request_bytes),
+            Content::Zeroes { .. } => self.zero_piece_bytes(volume, peer),
+        }
     }
 
     fn begin_piece(&mut self, parent: usize, volume: usize, range: SectorRange, content: Content, fua: bool) {
@@ -296,6 +314,12 @@ impl Resource {
     }
 
     fn submit_to_peer(&mut self, write: usize, volume: usize, peer: usize, range: SectorRange) {
+        let view = self.view(volume, peer);
+        if view.replicates() && self.piece_limit(volume, peer, &self.writes[write].content) < range.bytes() {
+            // It was cut before this peer was there, or before it was known how little it takes.
+            let reason = format!("a write of {} that began before is more than this peer takes", range.bytes());
+            self.lose_connection(peer, ConnectionState::NetworkFailure, &reason);
+        }
         let view = self.view(volume, peer);
         if view.replicates() {
             self.mark_unallocated(volume, peer, range);

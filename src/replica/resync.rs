@@ -16,6 +16,7 @@ use super::conflicts::Held;
 use super::rate::Controller;
 use super::state::View;
 use crate::generation;
+use crate::metadata::flags::PeerFlags;
 use crate::model::state::{ConnectionState, DiskState};
 use crate::model::time::Instant;
 use crate::model::units::{BlockIndex, SectorRange};
@@ -33,7 +34,11 @@ pub(super) struct Asked {
 /// A resync of one volume with one peer.
 #[derive(Debug)]
 pub(super) struct Resync {
+    /// No two of this process have the same: disk operations of one that was given up belong to no other.
+    pub(super) number: u64,
     pub(super) started: Instant,
+    /// The target says that it is done, before all its acknowledgements have come: our ping that tells whether more will.
+    pub(super) said_done: Option<u64>,
     /// Bits when it began.
     pub(super) total: u64,
     /// Blocks that could not be synced.
@@ -47,6 +52,14 @@ pub(super) struct Resync {
     /// Progress marks, three seconds apart: when, bits left.
     pub(super) marks: [(Instant, u64); 8],
     pub(super) mark: usize,
+}
+
+/// A range that holds what the source has, and may not be durable yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    pub(super) range: SectorRange,
+    /// The source found the checksums equal and waits for nothing; an earlier resync may have written here all the same.
+    pub(super) was_equal: bool,
 }
 
 /// Which end we are.
@@ -67,25 +80,39 @@ pub(super) struct Target {
     pub(super) asked_sectors: u64,
     /// When to ask for more; not before the superblock names this resync.
     pub(super) tick_at: Option<Instant>,
-    /// Written ranges that wait for a flush before they are acknowledged.
-    pub(super) written: Vec<SectorRange>,
-    pub(super) flushing: Vec<SectorRange>,
+    /// Ranges that wait for a flush before their bits are cleared and they are acknowledged.
+    pub(super) written: Vec<Written>,
+    pub(super) flushing: Vec<Written>,
     /// What may still be asked for before the next tick without going over `c-max-rate`, sectors.
     pub(super) allowance: u64,
-    pub(super) ending: bool,
+    /// Nothing is left: the ping behind our last acknowledgement.
+    pub(super) ending: Option<u64>,
+    /// Nothing is asked for before this ping has come back: answers to a resync that was given up may still come.
+    pub(super) begins_after: Option<u64>,
 }
 
 impl Target {
     /// Received, and not durable yet.
     pub(super) fn unflushed_sectors(&self) -> u64 {
-        self.written.iter().chain(&self.flushing).map(|range| range.sectors).sum()
+        self.written.iter().chain(&self.flushing).map(|written| written.range.sectors).sum()
     }
 }
 
 impl Resync {
-    pub(super) fn new(now: Instant, total: u64, side: Side) -> Self {
-        let (held, held_since) = (Duration::ZERO, None);
-        Self { started: now, total, failed: 0, same: 0, held, held_since, side, marks: [(now, total); 8], mark: 0 }
+    pub(super) fn new(number: u64, now: Instant, total: u64, side: Side) -> Self {
+        Self {
+            number,
+            started: now,
+            said_done: None,
+            total,
+            failed: 0,
+            same: 0,
+            held: Duration::ZERO,
+            held_since: None,
+            side,
+            marks: [(now, total); 8],
+            mark: 0,
+        }
     }
 
     /// Somebody holds it, or nobody any more. Progress is measured anew from there.
@@ -166,21 +193,51 @@ impl Resource {
         if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target)
             && goes_on
             && ready
+            && target.begins_after.is_none()
         {
             target.tick_at = Some(now);
         }
     }
 
-    /// The source has heard that the target is done: the generation is common again.
+    /// The source has heard that the target is done. Its last acknowledgements may be behind that, on the other stream: a
+    /// ping tells.
     pub(super) fn source_is_finished(&mut self, volume: usize, peer: usize) {
-        let failed = self.peers[peer].volumes[volume].resync.as_ref().map_or(0, |resync| resync.failed);
-        let left = self.bits_left(volume, peer);
-        if left > failed {
-            // The target stopped early: what is left stays out of sync.
-            let reason = format!("the target says it is done with {left} blocks left");
-            return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
+        if self.judge_end_of_source(volume, peer) {
+            return;
         }
-        self.end_resync(volume, peer, failed == 0);
+        let ping = self.numbered_ping(peer);
+        if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
+            resync.said_done.get_or_insert(ping);
+        }
+    }
+
+    /// Ends the source's side if every block is accounted for.
+    fn judge_end_of_source(&mut self, volume: usize, peer: usize) -> bool {
+        let failed = self.peers[peer].volumes[volume].resync.as_ref().map_or(0, |resync| resync.failed);
+        let is_over = self.bits_left(volume, peer) <= failed;
+        if is_over {
+            self.end_resync(volume, peer, failed == 0);
+        }
+        is_over
+    }
+
+    /// Another acknowledgement has come, or a ping has come back: a target that said it is done may be.
+    pub(super) fn rejudge_end_of_source(&mut self, volume: usize, peer: usize) {
+        let Some(ping) = self.peers[peer].volumes[volume].resync.as_ref().and_then(|resync| resync.said_done) else {
+            return;
+        };
+        if !self.judge_end_of_source(volume, peer) && self.is_answered(peer, ping) {
+            // The target stopped early: what is left stays out of sync.
+            let left = self.bits_left(volume, peer);
+            let reason = format!("the target says it is done with {left} blocks left");
+            self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
+        }
+    }
+
+    /// The number of the next resync.
+    pub(super) fn next_resync(&mut self) -> u64 {
+        self.resyncs += 1;
+        self.resyncs
     }
 
     /// Ends a resync on this side: generations, then the state.
@@ -204,24 +261,28 @@ impl Resource {
 
     /// The connection or a disk is gone: the resync stops where it is; its bits stay.
     pub(super) fn give_up_resync(&mut self, volume: usize, peer: usize) {
-        self.peers[peer].volumes[volume].exchange = None;
+        let at = &mut self.peers[peer].volumes[volume];
+        at.gave_up_resync |= at.exchange.is_some() || at.resync.is_some() || at.conn > ConnectionState::Connected;
+        at.exchange = None;
+        at.start_after_ping = None;
         if let Some(disk) = self.volumes[volume].disk.as_mut() {
             disk.writer.forget_resync(peer);
         }
-        if self.volumes[volume].peer_write_gate == Some(u64::MAX) {
-            // Nothing will name this resync any more.
-            self.volumes[volume].peer_write_gate = None;
-            self.open_peer_write_gate(volume);
-        }
-        let Some(mut resync) = self.peers[peer].volumes[volume].resync.take() else {
-            return self.give_up_source_reads(volume, peer);
-        };
+        self.give_up_unnamed_resync(volume, peer);
+        self.give_up_target(volume, peer);
+        self.give_up_source_reads(volume, peer);
+    }
+
+    /// Ranges that were asked for, and writes of what has come, are nobody's any more.
+    pub(super) fn give_up_target(&mut self, volume: usize, peer: usize) {
+        let at = &mut self.peers[peer].volumes[volume];
+        let Some(mut resync) = at.resync.take() else { return };
+        at.gave_up_resync = true;
         if let Some(target) = resync.target() {
             let asked = std::mem::take(&mut target.asked);
             asked.into_values().for_each(|asked| self.release_interval(volume, asked.held));
             self.give_up_target_writes(volume);
         }
-        self.give_up_source_reads(volume, peer);
     }
 
     /// A resync whose blocks all are set, asked for by an operator: no bitmap exchange.
@@ -230,6 +291,14 @@ impl Resource {
         if let Some(disk) = self.volumes[volume].disk.as_mut() {
             let slot = disk.slot(node);
             disk.bitmap.set_all(slot);
+        }
+    }
+
+    /// The superblock that says Inconsistent says too that every bit counts: the pages take longer to write than it does.
+    pub(super) fn need_full_sync(&mut self, volume: usize, peer: usize) {
+        let index = self.generation_index(volume, peer);
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            disk.superblock.set_peer_flag(index, PeerFlags::FULL_SYNC, true);
         }
     }
 

@@ -20,9 +20,6 @@ use crate::wire::auth;
 use crate::wire::framing::Stream;
 use crate::wire::packet::{BlockAck, BlockId, BlockRequest, Packet, REQUEST_BYTES_MAX, ReadReply};
 
-/// Reads that a target may have outstanding: with 128 KiB each, 512 MiB. More is not a resync but an attack.
-const READS_MAX: usize = 4096;
-
 /// A read for the target.
 #[derive(Debug)]
 pub(super) struct SourceRead {
@@ -64,11 +61,22 @@ impl Resource {
         if !matches!(view.conn, ConnectionState::WfBitMapS | ConnectionState::StartingSyncS) {
             return;
         }
+        if self.peers[peer].volumes[volume].gave_up_resync {
+            // Acknowledgements of the former resync must not be taken for those of this one.
+            let ping = self.numbered_ping(peer);
+            let at = &mut self.peers[peer].volumes[volume];
+            (at.gave_up_resync, at.start_after_ping) = (false, Some(ping));
+            return;
+        }
+        if self.peers[peer].volumes[volume].start_after_ping.take().is_some_and(|ping| !self.is_answered(peer, ping)) {
+            return;
+        }
+        let number = self.next_resync();
         let index = self.generation_index(volume, peer);
         let Some(disk) = self.volumes[volume].disk.as_ref() else { return };
         let id = disk.superblock.generations.bitmap[index];
         let total = self.bits_left(volume, peer);
-        self.peers[peer].volumes[volume].resync = Some(Resync::new(self.now, total, Side::Source));
+        self.peers[peer].volumes[volume].resync = Some(Resync::new(number, self.now, total, Side::Source));
         self.change_fact(volume, peer, View { conn: ConnectionState::SyncSource, ..view });
         self.send_sync_uuid(volume, peer, id);
         if total == 0 && self.version(peer) < 95 {
@@ -88,10 +96,6 @@ impl Resource {
         let range = SectorRange::from_bytes(request.sector, u64::from(request.bytes));
         if range.end().0 > self.volumes[volume].device_sectors || request.bytes > REQUEST_BYTES_MAX {
             let reason = format!("a resync request for {range}, beyond the device or above 1 MiB");
-            return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
-        }
-        if self.resync_reads.len() >= READS_MAX {
-            let reason = format!("more than {READS_MAX} resync requests outstanding");
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         }
         if !self.is_source(volume, peer) {
@@ -116,6 +120,8 @@ impl Resource {
             abandoned: false,
         };
         let read = self.resync_reads.insert(read);
+        self.peers[peer].asked_bytes += range.bytes();
+        self.regulate(peer);
         if mutant(14) {
             return self.start_source_read(read);
         }
@@ -223,6 +229,7 @@ impl Resource {
             resync.failed += range.sectors.div_ceil(BLOCK_SECTORS);
         }
         self.forget_source_read(read);
+        self.rejudge_end_of_source(volume, peer);
         let failed = self.peers[peer].volumes[volume].resync.as_ref().map_or(0, |resync| resync.failed);
         let source = self.view(volume, peer).conn == ConnectionState::SyncSource;
         if source && self.version(peer) < 95 && self.bits_left(volume, peer) <= failed {
@@ -259,6 +266,11 @@ impl Resource {
         let state = self.resync_reads.remove(read);
         if let Some(held) = state.held {
             self.release_interval(state.volume, held);
+        }
+        if !state.abandoned {
+            let asked = &mut self.peers[state.peer].asked_bytes;
+            *asked = asked.saturating_sub(state.range.bytes());
+            self.regulate(state.peer);
         }
     }
 

@@ -13,11 +13,12 @@ use super::event::DiskError;
 use super::metadata_writer::Then;
 use super::rate::{Controller, TICK};
 use super::request::Content;
-use super::resync::{Asked, Resync, Side, Target};
+use super::resync::{Asked, Resync, Side, Target, Written};
 use super::state::View;
 use super::volume::{Owner, Pending};
 use super::{Resource, mutant};
 use crate::generation;
+use crate::metadata::flags::PeerFlags;
 use crate::model::generation_id::GenerationId;
 use crate::model::state::{ConnectionState, DiskState};
 use crate::model::time::Instant;
@@ -49,6 +50,10 @@ impl Resource {
         self.overtake_answer(volume, peer);
         let conn = self.view(volume, peer).conn;
         if !matches!(conn, ConnectionState::WfSyncUuid | ConnectionState::Behind) {
+            if self.peers[peer].volumes[volume].gave_up_resync || !self.volumes[volume].has_disk() {
+                // It was on its way when our disk went.
+                return;
+            }
             let reason = format!("a resync begins in state {conn}");
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         }
@@ -78,8 +83,11 @@ impl Resource {
             written: Vec::new(),
             flushing: Vec::new(),
             allowance: 0,
-            ending: false,
+            ending: None,
+            begins_after: None,
         };
+        self.give_up_target(volume, peer);
+        let number = self.next_resync();
         let source = self.peer_tuple(volume, peer);
         let Some(disk) = self.volumes[volume].disk.as_mut() else { return };
         let generations = &mut disk.superblock.generations;
@@ -88,7 +96,10 @@ impl Resource {
             (uuids.bitmap, uuids.history) = (source.bitmap, source.history);
         }
         generation::resync_started_target(generations, index, id, rules);
-        self.peers[peer].volumes[volume].resync = Some(Resync::new(self.now, total, Side::Target(Box::new(target))));
+        // The pages are out: the bits speak for themselves.
+        disk.superblock.set_peer_flag(index, PeerFlags::FULL_SYNC, false);
+        self.peers[peer].volumes[volume].resync =
+            Some(Resync::new(number, self.now, total, Side::Target(Box::new(target))));
         // Inconsistent even if it is paused: the source's applications write here from now on.
         self.change_fact(
             volume,
@@ -103,9 +114,11 @@ impl Resource {
 
     /// The superblock is durable: ask.
     pub(super) fn target_is_ready(&mut self, volume: usize, peer: usize) {
+        let ping = self.peers[peer].volumes[volume].gave_up_resync.then(|| self.numbered_ping(peer));
         let now = self.now;
         if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) {
-            target.tick_at = Some(now);
+            target.begins_after = ping;
+            target.tick_at = ping.is_none().then_some(now);
         }
         self.on_resync_tick(volume, peer);
     }
@@ -171,6 +184,11 @@ impl Resource {
             budget = budget.saturating_sub(range.sectors);
             let target = self.target(volume, peer);
             target.cursor = range.end().0.div_ceil(BLOCK_SECTORS);
+            let is_asked = |asked: &Asked| asked.range.overlaps(range);
+            if target.asked.range(..range.end().0).next_back().is_some_and(|(_, asked)| is_asked(asked)) {
+                // A refusal has moved the cursor back over what is still on its way.
+                continue;
+            }
             self.ask_range(volume, peer, range);
         }
     }
@@ -201,11 +219,12 @@ impl Resource {
             let Some(asked) = target.asked.get_mut(&first) else { continue };
             asked.sent = true;
             let range = asked.range;
+            let number = self.peers[peer].volumes[volume].resync.as_ref().map_or(0, |resync| resync.number);
             if csums.is_some() {
                 let operation =
                     DiskOperation::Read { area: Area::Data, offset: range.start.byte(), bytes: range.bytes() };
                 self.volumes[volume].counters.sectors_read += range.sectors;
-                self.disk_operation(volume, Pending::TargetChecksum(volume, first), operation);
+                self.disk_operation(volume, Pending::TargetChecksum(volume, number, first), operation);
             } else {
                 let packet = Packet::ResyncDataRequest(request_for(range));
                 self.send(peer, Stream::Data, volume, &packet);
@@ -213,9 +232,18 @@ impl Resource {
         }
     }
 
-    pub(super) fn on_target_checksum(&mut self, volume: usize, first: u64, result: Result<Bytes, DiskError>) {
+    pub(super) fn on_target_checksum(
+        &mut self,
+        volume: usize,
+        number: u64,
+        first: u64,
+        result: Result<Bytes, DiskError>,
+    ) {
         for peer in 0..self.peers.len() {
             let csums = self.peers[peer].settings.csums;
+            if self.peers[peer].volumes[volume].resync.as_ref().is_none_or(|resync| resync.number != number) {
+                continue;
+            }
             let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else {
                 continue;
             };
@@ -265,9 +293,10 @@ impl Resource {
         Some(asked.range)
     }
 
-    fn unasked(&mut self, peer: usize, what: &str, sector: u64) {
-        if self.peers[peer].volumes.iter().all(|volume| volume.resync.is_none()) {
-            // A resync that was given up: its late answers are harmless.
+    fn unasked(&mut self, volume: usize, peer: usize, what: &str, sector: u64) {
+        let at = &self.peers[peer].volumes[volume];
+        if at.gave_up_resync || at.resync.is_none() {
+            // Of a resync that was given up: its late answers are harmless.
             return;
         }
         let reason = format!("{what} for sector {sector} that was not asked for");
@@ -285,7 +314,7 @@ impl Resource {
                 self.write_resync(volume, peer, asked, Content::Data(reply.payload));
                 self.top_up(volume, peer);
             }
-            None => self.unasked(peer, "resync data", reply.sector.0),
+            None => self.unasked(volume, peer, "resync data", reply.sector.0),
         }
     }
 
@@ -296,27 +325,26 @@ impl Resource {
                 self.write_resync(volume, peer, asked, Content::Zeroes { unmap: true });
                 self.top_up(volume, peer);
             }
-            None => self.unasked(peer, "a deallocated range", sector),
+            None => self.unasked(volume, peer, "a deallocated range", sector),
         }
     }
 
-    /// Both have the same: nothing to write, but it must be as durable as what is written.
+    /// Both have the same: nothing to write, but it may have come with a resync whose writes were never flushed.
     pub(super) fn on_resync_in_sync(&mut self, volume: usize, peer: usize, sector: u64, bytes: u32) {
         match self.answered_without_data(volume, peer, sector, u64::from(bytes)) {
             Some(range) => {
-                self.clear_bits(volume, peer, range);
                 self.note_same(volume, peer, range);
+                self.keep_written(volume, peer, Written { range, was_equal: true });
                 self.top_up(volume, peer);
-                self.try_finish_target(volume, peer);
             }
-            None => self.unasked(peer, "an equal checksum", sector),
+            None => self.unasked(volume, peer, "an equal checksum", sector),
         }
     }
 
     /// The source could not read, or will not now.
     pub(super) fn on_resync_refused(&mut self, volume: usize, peer: usize, sector: u64, bytes: u32, later: bool) {
         let Some(range) = self.answered_without_data(volume, peer, sector, u64::from(bytes)) else {
-            return self.unasked(peer, "a refusal", sector);
+            return self.unasked(volume, peer, "a refusal", sector);
         };
         if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
             if later {
@@ -366,16 +394,11 @@ impl Resource {
         let TargetWrite { volume, peer, range, abandoned, .. } = self.resync_writes[write];
         self.forget_resync_write(write);
         match result {
-            Ok(()) if !abandoned => {
-                if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) {
-                    target.written.push(range);
-                }
-                self.flush_written(volume, peer);
-            }
+            Ok(()) if !abandoned => self.keep_written(volume, peer, Written { range, was_equal: false }),
             Ok(()) => {}
             Err(error) => {
                 if !abandoned {
-                    self.fail_resync_range(volume, peer, range);
+                    self.fail_resync_range(volume, peer, Written { range, was_equal: false });
                 }
                 self.on_data_error(volume, &error, true);
             }
@@ -400,16 +423,19 @@ impl Resource {
             let Some(target) = target.filter(|it| !(it.written.is_empty() && it.flushing.is_empty())) else { continue };
             let mut spoiled = Vec::new();
             for list in [&mut target.written, &mut target.flushing] {
-                spoiled.extend(list.extract_if(.., |written| written.overlaps(range)));
+                spoiled.extend(list.extract_if(.., |written| written.range.overlaps(range)));
             }
-            spoiled.into_iter().for_each(|range| self.fail_resync_range(volume, peer, range));
+            spoiled.into_iter().for_each(|written| self.fail_resync_range(volume, peer, written));
         }
     }
 
-    /// A range stays different; the source is told.
-    fn fail_resync_range(&mut self, volume: usize, peer: usize, range: SectorRange) {
+    /// A range stays different; the source is told, if it waits to hear of it.
+    fn fail_resync_range(&mut self, volume: usize, peer: usize, Written { range, was_equal }: Written) {
         if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
             resync.failed += range.sectors.div_ceil(BLOCK_SECTORS);
+        }
+        if was_equal {
+            return;
         }
         let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
         self.send(peer, Stream::Meta, volume, &Packet::NegAck(ack));
@@ -426,6 +452,13 @@ impl Resource {
         }
     }
 
+    fn keep_written(&mut self, volume: usize, peer: usize, written: Written) {
+        if let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) {
+            target.written.push(written);
+        }
+        self.flush_written(volume, peer);
+    }
+
     /// Makes what has been written durable, one flush at a time.
     fn flush_written(&mut self, volume: usize, peer: usize) {
         let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
@@ -434,19 +467,26 @@ impl Resource {
         }
         target.flushing = std::mem::take(&mut target.written);
         let operation = DiskOperation::Flush { area: Area::Data };
-        self.disk_operation(volume, Pending::TargetFlush(volume, peer), operation);
+        let number = self.peers[peer].volumes[volume].resync.as_ref().map_or(0, |resync| resync.number);
+        self.disk_operation(volume, Pending::TargetFlush(volume, peer, number), operation);
     }
 
-    pub(super) fn on_target_flushed(&mut self, volume: usize, peer: usize, result: Result<(), DiskError>) {
+    pub(super) fn on_target_flushed(&mut self, volume: usize, peer: usize, number: u64, result: Result<(), DiskError>) {
         if let Err(error) = result {
             // What was written may be gone with the cache, mirrored writes too: nothing of it may be confirmed by a later
             // flush that succeeds. Where the disk stays, the resync begins anew.
             self.on_data_error(volume, &error, true);
             return self.lose_connection(peer, ConnectionState::NetworkFailure, "the disk could not be flushed");
         }
+        if self.peers[peer].volumes[volume].resync.as_ref().is_none_or(|resync| resync.number != number) {
+            return;
+        }
         let Some(target) = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target) else { return };
-        for range in std::mem::take(&mut target.flushing) {
+        for Written { range, was_equal } in std::mem::take(&mut target.flushing) {
             self.clear_bits(volume, peer, range);
+            if was_equal {
+                continue;
+            }
             let ack = self.block_ack(volume, peer, range, BlockId::RESYNC);
             self.send(peer, Stream::Meta, volume, &Packet::ResyncWriteAck(ack));
         }
@@ -464,7 +504,7 @@ impl Resource {
         let failed = resync.failed;
         let Some(target) = resync.target() else { return };
         let busy = !target.asked.is_empty() || !target.written.is_empty() || !target.flushing.is_empty() || writing;
-        if !running || busy || target.ending || target.tick_at.is_none() {
+        if !running || busy || target.ending.is_some() || target.tick_at.is_none() {
             return;
         }
         if left > failed {
@@ -474,17 +514,32 @@ impl Resource {
             }
             return;
         }
-        target.ending = true;
         target.tick_at = None;
-        self.send_connection(peer, Stream::Meta, &Packet::Ping);
+        let ping = self.numbered_ping(peer);
+        self.target(volume, peer).ending = Some(ping);
     }
 
-    /// Every acknowledgement has been read by the source: the resync is over here.
+    /// A ping has come back: what was behind it has been read. A target that has nothing left is done, one that waited for
+    /// the echoes of a former resync asks; a source hears no more acknowledgements, or begins.
     pub(super) fn on_ping_ack_for_resync(&mut self, peer: usize) {
         for volume in 0..self.volumes.len() {
-            let ending = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target);
-            if ending.is_some_and(|target| target.ending) {
-                self.finish_target(volume, peer);
+            let answered = self.peers[peer].link().map_or(0, |link| link.pings_answered);
+            let is_answered = |ping: Option<u64>| ping.is_some_and(|ping| ping <= answered);
+            if is_answered(self.peers[peer].volumes[volume].start_after_ping) {
+                self.source_is_ready(volume, peer);
+            }
+            let now = self.now;
+            let target = self.peers[peer].volumes[volume].resync.as_mut().and_then(Resync::target);
+            match target {
+                Some(target) if is_answered(target.ending) => self.finish_target(volume, peer),
+                Some(target) if is_answered(target.begins_after) => {
+                    target.begins_after = None;
+                    target.tick_at = Some(now);
+                    self.peers[peer].volumes[volume].gave_up_resync = false;
+                    self.on_resync_tick(volume, peer);
+                }
+                Some(_) => {}
+                None => self.rejudge_end_of_source(volume, peer),
             }
         }
     }
@@ -495,7 +550,7 @@ impl Resource {
             && let Some(target) = resync.target()
         {
             // A write of ours has failed here since: once more through the bitmap.
-            (target.ending, target.cursor, target.tick_at) = (false, 0, Some(now));
+            (target.ending, target.cursor, target.tick_at) = (None, 0, Some(now));
             return;
         }
         let failed = self.peers[peer].volumes[volume].resync.as_ref().map_or(0, |resync| resync.failed);

@@ -124,7 +124,8 @@ impl Resource {
             }
             Agreement::Invalidate(id) => {
                 self.start_full_sync(volume, peer, ConnectionState::StartingSyncT);
-                self.answer(id, Ok(()));
+                // From then on the data counts as given up, whatever happens.
+                self.after_superblock(volume, Then::Answer(id));
             }
             Agreement::InvalidateRemote(id) => {
                 self.start_full_sync(volume, peer, ConnectionState::StartingSyncS);
@@ -140,8 +141,12 @@ impl Resource {
             // The disk has gone by itself meanwhile, and the command is answered.
             return;
         }
-        if matches!(agreement, Agreement::Promote(_)) {
-            self.commands.promotion = None;
+        if let Agreement::Promote(id) = agreement {
+            // Other volumes may have been agreed on already.
+            return match self.commands.promotion.as_ref().is_some_and(|promotion| promotion.id() == id) {
+                true => self.fail_promotion(refusal),
+                false => {}
+            };
         }
         self.answer(agreement.command(), Err(refusal));
     }
@@ -219,7 +224,12 @@ impl Resource {
     fn start_full_sync(&mut self, volume: usize, peer: usize, conn: ConnectionState) {
         let view = self.view(volume, peer);
         // The target's data has been given up, also if the source goes before the first block has come.
-        let disk = if conn == ConnectionState::StartingSyncT { DiskState::Inconsistent } else { view.disk };
+        let disk = if conn == ConnectionState::StartingSyncT {
+            self.need_full_sync(volume, peer);
+            DiskState::Inconsistent
+        } else {
+            view.disk
+        };
         self.change_fact(volume, peer, View { conn, disk, ..view });
         self.set_all_bits(volume, peer);
         let view = self.view(volume, peer);
@@ -242,9 +252,13 @@ impl Resource {
             return;
         }
         if change.mask.disk() == DISK_MASK && change.value.disk() == DiskState::Outdated.number() {
+            // Its data is gone at once, with a new generation before the next answer, not when its streams end.
+            self.lose_connection(peer, ConnectionState::TearDown, "the peer has left and outdated itself");
             for volume in 0..self.volumes.len() {
-                self.peers[peer].volumes[volume].pdsk = DiskState::Outdated;
+                let view = self.view(volume, peer);
+                self.change_fact(volume, peer, View { pdsk: DiskState::Outdated, ..view });
             }
+            return;
         }
         self.note_leaving(peer);
     }

@@ -48,9 +48,10 @@ pub(super) enum Pending {
     PeerRead(usize),
     SourceRead(usize),
     TargetWrite(usize),
-    TargetChecksum(usize, u64),
-    /// Flush before resync writes are acknowledged: volume, peer.
-    TargetFlush(usize, usize),
+    /// Volume, the resync's number, first sector.
+    TargetChecksum(usize, u64, u64),
+    /// Flush before resync writes are acknowledged: volume, peer, the resync's number.
+    TargetFlush(usize, usize, u64),
 }
 
 /// An attached (or failing) backing device.

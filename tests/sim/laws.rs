@@ -20,7 +20,7 @@ use crate::contents::SECTOR;
 use crate::disk::span_of;
 use crate::fork;
 use crate::machine::{Facts, words};
-use crate::oracle::look;
+use crate::oracle::{Seen, look};
 use crate::profile::name;
 use crate::world::World;
 
@@ -296,6 +296,35 @@ impl World {
         if facts.is_target() && self.is_stably_consistent(node, volume) {
             self.fail("D8", format!("{} takes foreign data before Inconsistent is stable", name(node)));
         }
+        if let DiskOperation::Write { offset, payload, .. } = operation
+            && facts.role == Role::Secondary
+            && facts.disk < DiskState::UpToDate
+            && let Seen::Write(id) = look(offset / SECTOR, payload.get(..SECTOR as usize))
+            && self.oracle.is_newer_than_parting(volume, node, id)
+            && self.is_of_older_generation(node, volume)
+        {
+            let text = format!("{} calls itself consistent under its old generation and takes w{id}", name(node));
+            self.fail("D8", text);
+        }
+    }
+
+    fn begin_alone(&mut self, volume: usize, node: usize) {
+        if !self.oracle.copies[volume][node].alone {
+            let left_behind = self.stable_generation(1 - node, volume);
+            self.oracle.begin_alone(volume, node, left_behind);
+        }
+    }
+
+    fn stable_generation(&self, node: usize, volume: usize) -> Option<u64> {
+        let disk = self.nodes[node].metadata(&self.profile, volume);
+        let superblock = fork::superblock(&disk.stable, &self.layouts[volume], disk.bytes);
+        superblock.ok().map(|superblock| superblock.generations.current.masked())
+    }
+
+    /// The disk says that it is consistent, and of the generation at which the other one left it behind.
+    fn is_of_older_generation(&self, node: usize, volume: usize) -> bool {
+        self.is_stably_consistent(node, volume)
+            && self.oracle.copies[volume][1 - node].left_behind == self.stable_generation(node, volume)
     }
 
     fn is_stably_consistent(&self, node: usize, volume: usize) -> bool {
@@ -339,7 +368,7 @@ impl World {
         // A Primary may lose its peer and be demoted in one event.
         let was_written = old.is_some_and(|old| old.role == Role::Primary || old.peer_role == Role::Primary);
         if new.is_alone() || (was_written && new.is_lonely()) {
-            self.oracle.copies[volume][node].alone = true;
+            self.begin_alone(volume, node);
         }
         if new.role == Role::Primary && old.is_none_or(|old| old.role != Role::Primary) {
             self.on_promoted(node, volume, new);

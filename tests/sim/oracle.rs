@@ -44,6 +44,9 @@ pub(crate) struct Copy {
     transit: BTreeMap<u64, u64>,
     /// Was the only disk under a Primary since both copies were last the same.
     pub(crate) alone: bool,
+    /// The order of things when that began, and the generation that the other disk had then.
+    pub(crate) alone_since: u64,
+    pub(crate) left_behind: Option<u64>,
     /// The operator has given this copy up.
     pub(crate) given_up: bool,
 }
@@ -241,6 +244,19 @@ impl Oracle {
         if let Some(legal) = copies[volume][node].legal.get_mut(&sector) {
             legal.retain(|&old| !is_superseded(records, old, id));
         }
+    }
+
+    /// This copy is the only disk under a Primary.
+    pub(crate) fn begin_alone(&mut self, volume: usize, node: usize, others_generation: Option<u64>) {
+        let order = self.order;
+        let copy = &mut self.copies[volume][node];
+        (copy.alone, copy.alone_since, copy.left_behind) = (true, order, others_generation);
+    }
+
+    /// Whether a write began after the other copy had gone on alone, and this one never has.
+    pub(crate) fn is_newer_than_parting(&self, volume: usize, node: usize, id: u64) -> bool {
+        let (own, other) = (&self.copies[volume][node], &self.copies[volume][1 - node]);
+        other.alone && !own.alone && self.record(id).is_some_and(|record| record.submitted > other.alone_since)
     }
 
     /// A new generation has begun with this copy: what the other one was still to get may not be lost silently any more.

@@ -1,7 +1,7 @@
 //! Short named stories: what a person would tell of a pair, played on the same world with the laws switched on.
 
 use shimai::model::state::{ConnectionState, DiskState, Role};
-use shimai::replica::event::Command;
+use shimai::replica::event::{Command, Event};
 
 use crate::profile::{Fault, MICROSECOND, MILLISECOND, Profile, SECOND};
 use crate::world::World;
@@ -309,6 +309,88 @@ fn disks_that_come_during_the_handshake_are_compared() {
         let stall = story.world.now + SECOND;
         story.world.network.links.values_mut().for_each(|link| link.stalled_until = stall);
         (0..2).for_each(|node| story.world.attach(node, 0));
+        story.end();
+    }
+}
+
+/// The target's disk is busy while the source, for whom the resync has begun, mirrors a write; then the connection is gone.
+#[test]
+fn a_write_of_a_resync_that_was_never_named_stays_off_the_disk() {
+    for seed in 60..66 {
+        let mut story = Story::begin(seed, 16, true);
+        story.until_in_sync();
+        story.promote(0, false);
+        story.lose_power(1);
+        story.until("the loss noticed", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
+        (0..5).for_each(|index| {
+            story.write(0, index * 64, 8);
+        });
+        story.until_answered();
+        story.start(1);
+        story.is_state(1, ConnectionState::WfSyncUuid);
+        let now = story.world.now;
+        story.world.nodes[1].stalled_until = now + 2 * SECOND;
+        story.is_state(0, ConnectionState::SyncSource);
+        story.write(0, 4000, 8);
+        story.run_for(100 * MILLISECOND);
+        assert_eq!(story.world.facts(1, 0).map(|facts| facts.connection), Some(ConnectionState::WfSyncUuid));
+        story.world.cut(Fault::Cut);
+        story.run_for(SECOND);
+        story.end();
+    }
+}
+
+/// A flush closes an epoch whose writes are still under way on a disk that is being detached.
+#[test]
+fn an_epoch_of_a_disk_that_is_being_detached_is_flushed_before_it_is_confirmed() {
+    for seed in 70..90 {
+        let mut story = Story::begin(seed, 16, true);
+        story.until_in_sync();
+        story.promote(0, false);
+        story.write(0, 100, 8);
+        story.until_answered();
+        let now = story.world.now;
+        story.world.nodes[1].stalled_until = now + SECOND;
+        story.write(0, 5000, 8);
+        story.world.flush(0, 0);
+        story.run_for(100 * MILLISECOND);
+        story.world.command(1, Command::Detach { volume: 0, force: false });
+        story.until_answered();
+        story.lose_power(1);
+        story.until("the loss noticed", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
+        story.start(1);
+        story.end();
+    }
+}
+
+#[test]
+fn a_disk_that_was_never_whole_cannot_be_outdated() {
+    let mut story = Story::begin(91, 6, false);
+    story.until("connected", |world| world.facts(0, 0).is_some_and(|facts| facts.is_connected()));
+    story.world.command(0, Command::Outdate { volume: 0 });
+    story.run_for(5 * SECOND);
+    let disks = [0, 1].map(|node| story.world.facts(node, 0).map(|facts| facts.disk));
+    assert_eq!(disks, [Some(DiskState::Inconsistent); 2]);
+}
+
+/// Whoever asked has gone away before the peer's consent comes.
+#[test]
+fn a_promotion_that_nobody_waits_for_does_not_come_true() {
+    for seed in 92..98 {
+        let mut story = Story::begin(seed, 6, true);
+        story.until_in_sync();
+        let now = story.world.now;
+        story.world.network.links.values_mut().for_each(|link| link.stalled_until = now + 200 * MILLISECOND);
+        let id = story.world.command(0, Command::Primary { force: false });
+        story.run_for(20 * MILLISECOND);
+        story.world.deliver(0, Event::CommandGivenUp(id.expect("it is up")));
+        story.run_for(5 * SECOND);
+        for node in 0..2 {
+            let facts = story.world.facts(node, 0).expect("it is up");
+            assert_eq!((facts.role, facts.peer_role), (Role::Secondary, Role::Secondary), "seed {seed}, node {node}");
+        }
+        // And it is no obstacle to the next one.
+        story.promote(0, false);
         story.end();
     }
 }

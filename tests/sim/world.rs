@@ -328,7 +328,9 @@ impl World {
             Happening::Fault(fault) => self.on_fault(fault),
             Happening::PartitionEnds => self.network.blocked = [false; 2],
             Happening::DiskRepaired { node } => self.nodes[node].disks.iter_mut().for_each(|disk| disk.dead = false),
-            Happening::Resume { node, volume } => self.command(node, Command::ResumeSync { volume }),
+            Happening::Resume { node, volume } => {
+                self.command(node, Command::ResumeSync { volume });
+            }
             Happening::Restart { node } => self.start(node),
             Happening::Check => self.on_check(),
             Happening::Fork => self.on_fork(),
@@ -373,15 +375,17 @@ impl World {
         self.arm(node);
     }
 
-    /// Commands are answered later, or never.
-    pub(crate) fn command(&mut self, node: usize, command: Command) {
-        if self.is_up(node) {
-            self.note(|| format!("{}: {command:?}", name(node)));
-            let id = CommandId(self.next_command);
-            self.next_command += 1;
-            self.operator.asked(id, node, &command);
-            self.deliver(node, Event::Command { id, command });
+    /// Commands are answered later, or never. `None` if nobody is there to hear it.
+    pub(crate) fn command(&mut self, node: usize, command: Command) -> Option<CommandId> {
+        if !self.is_up(node) {
+            return None;
         }
+        self.note(|| format!("{}: {command:?}", name(node)));
+        let id = CommandId(self.next_command);
+        self.next_command += 1;
+        self.operator.asked(id, node, &command);
+        self.deliver(node, Event::Command { id, command });
+        Some(id)
     }
 
     fn perform(&mut self, node: usize, action: Action) {
