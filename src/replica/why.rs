@@ -29,7 +29,11 @@ pub fn explain(status: &ResourceStatus) -> Vec<Explanation> {
     let mut found = suspended(status);
     for volume in &status.volumes {
         let peer = status.peers.first().and_then(|peer| Some((peer, peer.volume(volume.number)?)));
-        found.extend(disk(status, volume, peer));
+        // Of a volume that the peer lacks no better copy is to be had; the link tells of it.
+        let is_lonely = peer.is_some_and(|(peer, _)| unheard(peer).contains(&volume.number));
+        if !is_lonely || volume.disk <= DiskState::Failed {
+            found.extend(disk(status, volume, peer));
+        }
     }
     for peer in &status.peers {
         found.extend(connection(status, peer));
@@ -252,7 +256,7 @@ fn connection(status: &ResourceStatus, peer: &PeerStatus) -> Option<Explanation>
         ConnectionState::WfReportParams if !unheard(peer).is_empty() => Some(explanation(
             format!(
                 "{other} says nothing of volume {}, and volumes that it knows are connected",
-                unheard(peer).join(", ")
+                listed(&unheard(peer))
             ),
             "both nodes must have the same volumes; of one that the peer lacks there is no copy",
             format!("shimai adjust {name}    (on {other}, after giving {name} the same volumes there)"),
@@ -267,13 +271,17 @@ fn connection(status: &ResourceStatus, peer: &PeerStatus) -> Option<Explanation>
 }
 
 /// Volumes of which the peer has said nothing although others are connected.
-fn unheard(peer: &PeerStatus) -> Vec<String> {
+fn unheard(peer: &PeerStatus) -> Vec<u16> {
     let is_heard = |volume: &&PeerVolumeStatus| volume.replication >= ConnectionState::Connected;
-    if !peer.volumes.iter().any(|volume| is_heard(&volume)) {
+    if peer.connection != ConnectionState::WfReportParams || !peer.volumes.iter().any(|volume| is_heard(&volume)) {
         return Vec::new();
     }
-    let unheard = peer.volumes.iter().filter(|volume| !is_heard(volume));
-    unheard.map(|volume| volume.number.to_string()).collect()
+    peer.volumes.iter().filter(|volume| !is_heard(volume)).map(|volume| volume.number).collect()
+}
+
+/// `1, 2`
+fn listed(numbers: &[u16]) -> String {
+    numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The rule by which two nodes that reach each other do not stay connected, and the way out.
@@ -577,6 +585,12 @@ mod tests {
             {"number": 0, "replication": "Connected", "peer_disk": "UpToDate"},
             {"number": 1, "replication": "WFReportParams", "peer_disk": "DUnknown"}
         ]);
+        let second =
+            json!({"number": 1, "minor": 1, "device": "/dev/drbd1", "disk": "Inconsistent", "size_sectors": 8});
+        let mut lonely = status(&[(LINK, json!("WFReportParams")), (PEER_VOLUMES, volumes.clone())]);
+        lonely.volumes.push(serde_json::from_value(second).unwrap());
+        let found = explain(&lonely);
+        assert!(found.len() == 1, "no better copy is promised: {found:#?}");
         case(
             &[(LINK, json!("WFReportParams")), (PEER_VOLUMES, volumes)],
             "nothing of volume 1",
