@@ -103,6 +103,8 @@ impl Node {
     /// Forgets a resource whose thread has ended.
     pub(super) fn forget(&self, name: &str) {
         self.running().remove(name);
+        // It was up; what its disk or peer then missed says nothing about why it is not.
+        self.remember_up(name, &Ok(()));
     }
 
     /// Reads the configuration: the file of the request, or the daemon's own.

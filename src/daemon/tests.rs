@@ -291,6 +291,9 @@ async fn an_address_in_use_has_drbds_number_and_why_remembers_it() {
     drop(held);
     // The resource comes up now; its disk has no metadata.
     assert_eq!(world.ask(Verb::Up, "logs").await.code(), Some(119));
+    world.ok(Verb::Down, "logs").await;
+    let why = world.ok(Verb::Why, "logs").await.text();
+    assert!(!why.contains("ended with"), "that is over: {why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

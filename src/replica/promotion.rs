@@ -152,9 +152,12 @@ impl Resource {
                 } else if is_connected {
                     format!("primary --force {resource}")
                 } else if view.conn == ConnectionState::StandAlone {
-                    format!("connect {resource}")
+                    format!("connect {resource}    (there is no other copy: shimai primary --force {resource})")
                 } else {
-                    format!("up {resource}    (on {name}; this node looks for it already)")
+                    format!(
+                        "up {resource}    (on {name}; this node looks for it already; there is no other copy: shimai \
+                         primary --force {resource})"
+                    )
                 };
                 Refusal::state(code, sentence).next(next)
             }
