@@ -1,17 +1,15 @@
 //! The command line. `shimai daemon …` is `shimaid …`: one file is enough to run both.
 
-use clap::Parser;
 use std::process::ExitCode;
 
-use shimai::cli;
-use shimai::cli::arguments::Arguments;
+use shimai::cli::{self, arguments::Arguments};
 use shimai::daemon;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let program = words.next();
     if words.next().is_some_and(|word| word == "daemon") {
-        return daemon::run(daemon::Arguments::parse_from(program.into_iter().chain(words)));
+        return cli::parsed(program.into_iter().chain(words)).map_or_else(|exit| exit, daemon::run);
     }
-    cli::run(&Arguments::parse())
+    cli::parsed(std::env::args_os()).map_or_else(|exit| exit, |arguments: Arguments| cli::run(&arguments))
 }

@@ -1,10 +1,9 @@
 //! The daemon.
 
-use clap::Parser;
 use std::process::ExitCode;
 
-use shimai::daemon::{Arguments, run};
+use shimai::{cli, daemon};
 
 fn main() -> ExitCode {
-    run(Arguments::parse())
+    cli::parsed(std::env::args_os()).map_or_else(|exit| exit, daemon::run)
 }

@@ -1,19 +1,26 @@
 //! Commands that the daemon carries out: ask, show where it stands, print the answer, exit as DRBD's tools do.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use super::arguments::{Arguments, Command, Status};
 use super::client::{ClientError, ask};
 use super::configuration::path_for_daemon;
 use super::progress::{Progress, ProgressLine};
+use crate::control::refusal::ConfigurationRefusal;
 use crate::control::status::{RenderOptions, ResourceStatus, json, proc_drbd, text};
 use crate::control::{Request, Response, Verb};
+use crate::io::terminal::columns;
 
+/// The daemon's number for a resource that is not up.
+const NOT_UP: i32 = ConfigurationRefusal::ResourceUnknown.number();
 /// Columns where there is no terminal to ask.
 const WIDTH_DEFAULT: usize = 80;
 
-/// Sends the command's request and prints the answer; the exit code.
-pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result<u8> {
+/// Sends the command's request and prints the answer; the exit code. `None`, and nothing is printed, if the resource is not
+/// up and the command can do without.
+pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result<Option<u8>> {
+    let is_offline_too = request.verb == Verb::Outdate && request.resource.is_some();
     if matches!(request.verb, Verb::Up | Verb::Adjust | Verb::AdjustPlan) {
         let path = arguments.common.config.as_deref();
         request.options.config = path.map(path_for_daemon).transpose()?;
@@ -21,15 +28,20 @@ pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result
     let deadline = arguments.common.deadline(request.verb.waits());
     let subject = request.resource.clone().unwrap_or_else(|| "all".into());
     let mut answer = ask(&arguments.common.socket(), request, deadline)?;
-    let responses = std::iter::from_fn(|| answer.next_response().transpose());
+    let mut is_down = false;
+    let responses = std::iter::from_fn(|| answer.next_response().transpose()).take_while(|response| {
+        is_down = is_offline_too && matches!(response, Ok(Response::Failed { code: Some(NOT_UP), .. }));
+        !is_down
+    });
     let mut page = Page {
         subject,
-        rendering: Rendering::of(&arguments.command, width(), io::stdout().is_terminal()),
+        rendering: Rendering::of(&arguments.command, width(io::stdout()), io::stdout().is_terminal()),
         out: io::stdout().lock(),
         err: io::stderr().lock(),
-        progress: ProgressLine::on_stderr(width()),
+        progress: ProgressLine::on_stderr(width(io::stderr())),
     };
-    page.print(responses)
+    let printed = page.print(responses);
+    if is_down { Ok(None) } else { printed.map(Some) }
 }
 
 /// How a status is printed.
@@ -101,38 +113,35 @@ impl<O: Write, E: Write, P: Write> Page<O, E, P> {
                 self.out.flush()?;
                 return Ok(Some(0));
             }
-            Response::Refused { code, exit, sentence, next } => {
-                writeln!(self.err, "{}: State change failed: ({code}) {sentence}", self.subject)?;
-                return self.end(exit, next).map(Some);
-            }
-            Response::Failed { code: Some(code), exit, sentence, next } => {
-                writeln!(self.err, "{}: Failure: ({code}) {sentence}", self.subject)?;
-                return self.end(exit, next).map(Some);
-            }
-            Response::Failed { code: None, exit, sentence, next } => {
-                writeln!(self.err, "{}: {sentence}", self.subject)?;
-                return self.end(exit, next).map(Some);
-            }
+            failure @ (Response::Refused { .. } | Response::Failed { .. }) => return self.end(failure).map(Some),
         }
         self.out.flush()?;
         Ok(None)
     }
 
-    /// Names the command that helps. A failure never exits with 0, whatever the daemon says.
-    fn end(&mut self, exit: i32, next: Option<String>) -> io::Result<u8> {
+    /// Says what failed and names the command that helps. A failure never exits with 0, whatever the daemon says.
+    fn end(&mut self, failure: Response) -> io::Result<u8> {
+        if let Some(complaint) = failure.complaint() {
+            writeln!(self.err, "{}: {complaint}", self.subject)?;
+        }
+        let (Response::Refused { exit, next, .. } | Response::Failed { exit, next, .. }) = failure else {
+            return Ok(1);
+        };
         next.map_or(Ok(()), |next| writeln!(self.err, "next: shimai {next}"))?;
         Ok(u8::try_from(exit).ok().filter(|&exit| exit != 0).unwrap_or(1))
     }
 }
 
-/// Columns of the terminal, as the shell exports them.
-fn width() -> usize {
-    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    columns.filter(|&columns| columns >= 20).unwrap_or(WIDTH_DEFAULT)
+/// Columns of the terminal: its own word, else what the shell exports.
+fn width(terminal: impl AsFd) -> usize {
+    let exported = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    columns(terminal).or_else(exported).filter(|&columns| columns >= 20).unwrap_or(WIDTH_DEFAULT)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::control::StateRefusal;
 
@@ -148,6 +157,16 @@ mod tests {
         let exit = page.print(responses.into_iter().map(Ok)).ok();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("we write text");
         (exit, text(page.out), text(page.err))
+    }
+
+    #[test]
+    fn a_relative_path_is_meant_from_where_it_was_typed() {
+        let here = std::env::current_dir().expect("tests run somewhere");
+        assert_eq!(
+            path_for_daemon(Path::new("pair.res")).ok(),
+            Some(here.join("pair.res").to_string_lossy().into_owned())
+        );
+        assert_eq!(path_for_daemon(Path::new("/etc/drbd.conf")).ok().as_deref(), Some("/etc/drbd.conf"));
     }
 
     #[test]

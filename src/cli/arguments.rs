@@ -144,8 +144,10 @@ pub enum Command {
     /// Begin a new data generation
     NewCurrentUuid(NewCurrentUuid),
     /// Compare all blocks with the peer's
+    #[command(hide = true)]
     Verify(On),
     /// Take a changed size of the backing disks into use
+    #[command(hide = true)]
     Resize(Resize),
     /// Wait until connected
     WaitConnect(On),
@@ -162,6 +164,7 @@ pub enum Command {
     /// Show the status in the format of /proc/drbd
     Proc,
     /// Print state changes as they happen
+    #[command(hide = true)]
     Events(Events),
     /// Explain the state a resource is in, and which command helps
     Why(MaybeOn),
@@ -423,6 +426,47 @@ impl Command {
         Some(Request { id: 0, verb, resource, volume, options })
     }
 
+    /// What the command is about, where that is part of a configuration.
+    pub fn target_mut(&mut self) -> Option<&mut Target> {
+        Some(match self {
+            Self::CreateMd(CreateMd { target, .. })
+            | Self::Connect(Connect { target, .. })
+            | Self::NewCurrentUuid(NewCurrentUuid { target, .. })
+            | Self::Resize(Resize { target, .. })
+            | Self::Status(Status { target, .. })
+            | Self::Events(Events { target, .. })
+            | Self::Adjust(Adjust { target, .. })
+            | Self::DumpMd(DumpMd { target, .. })
+            | Self::RestoreMd(RestoreMd { target, .. })
+            | Self::SetGi(SetGi { target, .. }) => target,
+            Self::Detach(forced) | Self::Disconnect(forced) | Self::Primary(forced) | Self::WipeMd(forced) => {
+                &mut forced.target
+            }
+            Self::Why(on) | Self::Dump(on) | Self::Lint(on) => &mut on.target,
+            Self::Up(on)
+            | Self::Down(on)
+            | Self::Attach(on)
+            | Self::Secondary(on)
+            | Self::Invalidate(on)
+            | Self::InvalidateRemote(on)
+            | Self::Outdate(on)
+            | Self::PauseSync(on)
+            | Self::ResumeSync(on)
+            | Self::SuspendIo(on)
+            | Self::ResumeIo(on)
+            | Self::Verify(on)
+            | Self::WaitConnect(on)
+            | Self::WaitSync(on)
+            | Self::Role(on)
+            | Self::Cstate(on)
+            | Self::Dstate(on)
+            | Self::ShowGi(on)
+            | Self::GetGi(on)
+            | Self::ApplyAl(on) => &mut on.target,
+            Self::Proc | Self::SampleConfig | Self::Shutdown | Self::Demo(_) | Self::Bench(_) => return None,
+        })
+    }
+
     /// Verb and target; `None` for what is done without the daemon.
     fn simple_request(&self) -> Option<(Verb, Option<&Target>)> {
         Some(match self {
@@ -513,6 +557,16 @@ mod tests {
             let is_internal = matches!(verb, Verb::AdjustPlan | Verb::Version);
             assert!(is_command || is_internal, "{verb} cannot be typed");
         }
+    }
+
+    #[test]
+    fn what_is_not_served_yet_is_not_offered() {
+        let help = Arguments::command().render_help().to_string();
+        let offered: Vec<&str> = help.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        for verb in ["verify", "resize", "events"] {
+            assert!(!offered.contains(&verb), "{help}");
+        }
+        assert!(offered.contains(&"wait-sync"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::{DecodeError, LINE_BYTES_MAX, Request, Response, decode_response, encode};
 
-/// By how much the daemon gives up before we do, so that its better sentence arrives.
+/// How much longer than the daemon we wait, so that its better sentence arrives.
 const MARGIN: Duration = Duration::from_millis(500);
 
 /// Why there is no answer.
@@ -59,14 +59,13 @@ pub fn ask(socket: &Path, mut request: Request, timeout: Option<Duration>) -> Re
     let unreachable = |source| ClientError::Unreachable { path: socket.into(), source };
     let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
     if let Some(timeout) = timeout {
-        let daemons = timeout.saturating_sub(MARGIN).max(timeout / 2);
-        request.options.timeout_ms = Some(u64::try_from(daemons.as_millis()).unwrap_or(u64::MAX));
+        request.options.timeout_ms = Some(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
     }
-    stream.set_write_timeout(timeout.filter(|timeout| !timeout.is_zero())).map_err(unreachable)?;
+    stream.set_write_timeout(timeout.map(|timeout| timeout + MARGIN)).map_err(unreachable)?;
     stream.write_all(&encode(&request)).map_err(unreachable)?;
     Ok(Answer {
         reader: BufReader::new(stream),
-        deadline: timeout.map(|timeout| (Instant::now() + timeout, timeout)),
+        deadline: timeout.map(|timeout| (Instant::now() + timeout + MARGIN, timeout)),
         waited_for: described(&request),
         is_over: false,
         line: Vec::new(),
@@ -176,7 +175,7 @@ mod tests {
         assert_eq!(answer.next_response().expect("a line"), Some(Response::done()));
         assert_eq!(answer.next_response().expect("the end"), None);
         let (seen, _stream) = handle.join().expect("the daemon lives");
-        assert_eq!(seen.options.timeout_ms, Some(9_500), "the daemon gives up first");
+        assert_eq!(seen.options.timeout_ms, Some(10_000), "the daemon gives up first, as late as was asked for");
     }
 
     #[test]

@@ -1,13 +1,35 @@
 //! Which part of the program does what was typed.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
+
+use clap::Parser;
 
 use super::arguments::{Arguments, Command};
 use super::client::ClientError;
-use super::{administer, bench, configuration, demo, metadata};
+use super::{administer, bench, configuration, demo, metadata, minor};
 
 /// Exit code: it could not be tried.
 const EXIT_EXECUTION: u8 = 20;
+
+/// Exit code: wrong usage. The parser's own would be the one of a configuration that cannot be read.
+const EXIT_USAGE: u8 = 1;
+
+/// What was typed; if it asks for help or cannot be understood, that has been said and the exit code is returned.
+///
+/// # Errors
+/// The exit code: zero for help and the version.
+pub fn parsed<A: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
+    A::try_parse_from(words).map_err(|error| {
+        // Who asked may be gone; the exit code is told to who started us.
+        let _ = error.print();
+        ExitCode::from(usage_exit(&error))
+    })
+}
+
+fn usage_exit(error: &clap::Error) -> u8 {
+    if error.use_stderr() { EXIT_USAGE } else { 0 }
+}
 
 /// Does what was typed.
 #[must_use]
@@ -36,16 +58,30 @@ fn sentence(error: &anyhow::Error) -> String {
 }
 
 fn perform(arguments: &Arguments) -> anyhow::Result<u8> {
+    let mut arguments = arguments.clone();
+    if let Some(target) = arguments.command.target_mut() {
+        match minor::named(&arguments.common, target.clone())? {
+            Ok(named) => *target = named,
+            Err(exit) => return Ok(exit),
+        }
+    }
+    perform_named(&arguments)
+}
+
+fn perform_named(arguments: &Arguments) -> anyhow::Result<u8> {
     let common = &arguments.common;
     if let Some(request) = arguments.command.request() {
         let answered = administer::administer(arguments, request);
-        let is_alone = matches!(&answered, Err(error) if is_unreachable(error));
+        let is_alone = match &answered {
+            Ok(exit) => exit.is_none(),
+            Err(error) => is_unreachable(error),
+        };
         return match &arguments.command {
             Command::ShowGi(on) if is_alone => metadata::show_gi(common, &on.target),
             Command::GetGi(on) if is_alone => metadata::get_gi(common, &on.target),
             Command::Outdate(on) if is_alone => metadata::outdate(common, &on.target),
             Command::Why(on) if is_alone => configuration::why_no_daemon(common, &on.target),
-            _ => answered,
+            _ => answered.map(|exit| exit.unwrap_or(EXIT_EXECUTION)),
         };
     }
     match &arguments.command {
@@ -78,6 +114,17 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 mod tests {
     use super::*;
     use anyhow::Context;
+
+    #[test]
+    fn wrong_usage_is_told_from_a_configuration_that_cannot_be_read() {
+        let exit = |line: &str| usage_exit(&Arguments::try_parse_from(line.split(' ')).unwrap_err());
+        for line in ["shimai nosuch", "shimai down", "shimai down data/x", "shimai status --nosuch", "shimai"] {
+            assert_eq!(exit(line), 1, "{line}");
+        }
+        for line in ["shimai --help", "shimai --version", "shimai status --help"] {
+            assert_eq!(exit(line), 0, "{line}");
+        }
+    }
 
     #[test]
     fn a_cause_is_told_once() {

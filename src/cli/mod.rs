@@ -16,7 +16,8 @@ mod demo;
 mod dispatch;
 mod histogram;
 mod metadata;
+mod minor;
 mod nbd;
 pub mod progress;
 
-pub use dispatch::run;
+pub use dispatch::{parsed, run};

@@ -1,9 +1,7 @@
 //! A connection to an NBD server: the protocol's machine and a socket that never blocks, in one loop.
 
-use std::ffi::OsString;
 use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -16,6 +14,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::io::unix;
 use crate::nbd::client::{Client, ClientEvent};
+use crate::nbd::uri;
 
 /// What one receive takes at most.
 const RECEIVE_BYTES: usize = 256 << 10;
@@ -46,9 +45,8 @@ impl FromStr for Address {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         if let Some(rest) = text.strip_prefix("nbd+unix://") {
             let (export, socket) = rest.split_once("?socket=").context("nbd+unix:///EXPORT?socket=PATH is expected")?;
-            let export = text_of(export.strip_prefix('/').unwrap_or(export))?;
-            let place = Place::Unix(OsString::from_vec(percent_decoded(socket)?).into());
-            return Ok(Self { place, export });
+            let export = unescaped(export.strip_prefix('/').unwrap_or(export))?;
+            return Ok(Self { place: Place::Unix(unescaped(socket)?.into()), export });
         }
         let Some(rest) = text.strip_prefix("nbd://") else { bail!("{text:?} is no NBD address") };
         let (server, export) = rest.split_once('/').unwrap_or((rest, ""));
@@ -59,30 +57,12 @@ impl FromStr for Address {
             _ => (server, PORT),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { place: Place::Tcp(host, port), export: text_of(export)? })
+        Ok(Self { place: Place::Tcp(host, port), export: unescaped(export)? })
     }
 }
 
-fn text_of(encoded: &str) -> anyhow::Result<String> {
-    String::from_utf8(percent_decoded(encoded)?).with_context(|| format!("{encoded:?} is no text"))
-}
-
-/// The bytes that a part of a URI stands for.
-fn percent_decoded(encoded: &str) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(encoded.len());
-    let mut rest = encoded.as_bytes();
-    while let [first, after @ ..] = rest {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let digits = rest.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(byte.with_context(|| format!("{encoded:?}: two digits must follow a %"))?);
-        rest = &rest[2..];
-    }
-    Ok(bytes)
+fn unescaped(part: &str) -> anyhow::Result<String> {
+    uri::unescaped(part).with_context(|| format!("{part:?} is no part of a URI: what follows a % are two digits"))
 }
 
 /// An open export.

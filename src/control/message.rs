@@ -184,7 +184,7 @@ pub struct Options {
     /// `events`: each line begins with the time.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub timestamps: bool,
-    /// How long the asker will wait; the daemon gives up, and says for what it waited, a little earlier.
+    /// How long the asker wants to wait; then the daemon gives up, and says for what it waited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// `up`, `adjust`, `adjust-plan`: read this file instead of the daemon's own.
@@ -276,6 +276,26 @@ impl Response {
     #[must_use]
     pub fn misconfigured(refusal: ConfigurationRefusal, sentence: impl Into<String>, next: Option<String>) -> Self {
         Self::Failed { code: Some(refusal.number()), exit: refusal.exit_code(), sentence: sentence.into(), next }
+    }
+
+    /// What a failed answer has to say, as DRBD's tools say it; `None` for any other line.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        match self {
+            Self::Refused { code, sentence, .. } => Some(format!("State change failed: ({code}) {sentence}")),
+            Self::Failed { code: Some(code), sentence, .. } => Some(format!("Failure: ({code}) {sentence}")),
+            Self::Failed { code: None, sentence, .. } => Some(sentence.clone()),
+            Self::Done { .. } | Self::Progress { .. } | Self::Status(_) | Self::Text(_) => None,
+        }
+    }
+
+    /// The same failure, its sentence beginning with whom it is about.
+    #[must_use]
+    pub fn about(mut self, name: &str) -> Self {
+        if let Self::Refused { sentence, .. } | Self::Failed { sentence, .. } = &mut self {
+            *sentence = format!("{name}: {sentence}");
+        }
+        self
     }
 
     /// Whether this line is the last of an answer.

@@ -17,6 +17,7 @@ pub use text::{RenderOptions, text};
 
 use super::names;
 use crate::model::state::{ConnectionState, DiskState, Role};
+use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// A resource with all it has.
@@ -109,6 +110,9 @@ pub struct VolumeStatus {
     /// The path of the backing disk, while attached.
     #[serde(default)]
     pub backing_dev: Option<String>,
+    /// Why there is no disk, in words; absent while there is one, and where nobody has tried to attach one.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// One peer of the resource.
@@ -142,9 +146,21 @@ pub struct PeerStatus {
     /// Why it is not connected, in words.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Between which addresses.
+    #[serde(default)]
+    pub path: Option<PathStatus>,
     /// By number.
     #[serde(default)]
     pub volumes: Vec<PeerVolumeStatus>,
+}
+
+/// The two ends of a connection, as configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Ours.
+    pub this_host: SocketAddr,
+    /// The peer's.
+    pub remote_host: SocketAddr,
 }
 
 /// One volume towards one peer.

@@ -6,13 +6,14 @@
 //! disk has been attached again. Resources that the configuration no longer has are left alone, as DRBD does.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::node::Node;
-use super::operate;
 use super::problem::Problem;
-use super::running::Running;
+use super::running::{Running, volumes};
 use super::server::Out;
 use super::settings::settings;
+use super::{identifiers, operate};
 use crate::config::{NetOptions, Resource, Volume};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
 use crate::control::status::ResourceStatus;
@@ -183,29 +184,33 @@ fn agrees(now: &NetOptions, wanted: &NetOptions) -> bool {
 }
 
 /// `adjust` and `adjust --dry-run`.
-pub(super) async fn adjust(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+pub(super) async fn adjust(node: &Arc<Node>, request: &Request, out: &Out) -> Result<(), Problem> {
     let _life = node.life.lock().await;
     let config = node.config(request.options.config.as_deref())?;
     let names = match &request.resource {
         Some(name) => vec![name.clone()],
-        None => node.configured(&config),
+        None => node.configured(&config)?,
     };
     let mut problems = Vec::new();
     for name in names {
-        let result = adjust_one(node, &config, &name, request.verb == Verb::Adjust, out).await;
+        let result = adjust_one(node, &config, &name, request, out).await;
+        if request.resource.is_some() {
+            return result;
+        }
         problems.extend(result.err().map(|problem| (name, problem)));
     }
-    if problems.is_empty() { Ok(()) } else { Err(Problem::Several(problems)) }
+    Problem::of_several(problems)
 }
 
 async fn adjust_one(
-    node: &Node,
+    node: &Arc<Node>,
     config: &crate::config::Config,
     name: &str,
-    is_applied: bool,
+    request: &Request,
     out: &Out,
 ) -> Result<(), Problem> {
     let wanted = node.resolve(config, name)?;
+    volumes(&wanted, request.volume)?;
     // Refused before anything is touched.
     let target = settings(&wanted, [0; 32]).map_err(|error| Problem::NotServed { sentence: error.to_string() })?;
     let running = node.find(name).filter(|running| !running.is_finished());
@@ -222,17 +227,18 @@ async fn adjust_one(
     for step in &steps {
         out.say(Response::Text(Shown(step, &wanted).to_string())).await;
     }
-    if !is_applied {
+    if request.verb != Verb::Adjust {
         return Ok(());
     }
     for step in &steps {
         out.waits_for(Shown(step, &wanted).to_string());
         match (step, &running) {
-            (Step::Up, _) => operate::up(node, config, name, out).await?,
+            (Step::Up, _) => operate::up(node, config, name, None, out).await?,
             (Step::Restart(what), _) => {
                 refuse_primary(name, what, status.as_ref())?;
+                refuse_useless_disks(&wanted)?;
                 operate::down(node, name).await?;
-                operate::up(node, config, name, out).await?;
+                operate::up(node, config, name, None, out).await?;
             }
             (step, Some(running)) => {
                 let attached = status.as_ref().map_or_else(Vec::new, |status| attached(status, &wanted));
@@ -254,6 +260,21 @@ fn refuse_primary(name: &str, what: &str, status: Option<&ResourceStatus>) -> Re
         })),
         _ => Ok(()),
     }
+}
+
+/// What runs is not taken down for a disk that could not be attached afterwards.
+fn refuse_useless_disks(wanted: &Resource) -> Result<(), Problem> {
+    for volume in wanted.volumes.iter().filter(|volume| volume.disk.is_some()) {
+        identifiers::read(volume).map_err(|error| {
+            let (name, number) = (&wanted.name, volume.number);
+            Problem::Refused(Refusal {
+                code: Code::Configuration(ConfigurationRefusal::CannotOpenDisk),
+                sentence: format!("{error}; nothing was changed"),
+                next: Some(format!("create-md {name}/{number}    (if the disk is the right one)")),
+            })
+        })?;
+    }
+    Ok(())
 }
 
 async fn apply(

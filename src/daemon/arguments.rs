@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Use the page cache for backing stores
     #[arg(long)]
     pub buffered: bool,
+    /// End when the process with this number, which has started this one, ends
+    #[arg(long, value_name = "PROCESS", hide = true)]
+    pub parent: Option<i32>,
     /// Bring all resources up at the start
     #[arg(long)]
     pub up: bool,

@@ -20,6 +20,7 @@ use crate::metadata::superblock::{Superblock, UnverifiedSuperblock};
 
 use super::node::Node;
 use super::problem::Problem;
+use super::running::volumes;
 use super::server::Out;
 use super::settings::{backing_paths, placement};
 
@@ -27,7 +28,7 @@ use super::settings::{backing_paths, placement};
 pub(super) async fn show(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
     let names = match &request.resource {
         Some(name) => vec![name.clone()],
-        None => node.configured(&node.config(None)?),
+        None => node.all()?,
     };
     for name in names {
         let resource = match node.find(&name) {
@@ -35,8 +36,7 @@ pub(super) async fn show(node: &Node, request: &Request, out: &Out) -> Result<()
             None => node.resolve(&node.config(None)?, &name)?,
         };
         let peer = resource.peers.first().map_or(0, |peer| peer.node_id.index());
-        let is_meant = |number: u16| request.volume.is_none_or(|wanted| wanted == number);
-        for volume in resource.volumes.iter().filter(|volume| is_meant(volume.number.0)) {
+        for volume in volumes(&resource, request.volume)?.into_iter().filter_map(|index| resource.volumes.get(index)) {
             let superblock = read(volume).map_err(|sentence| Problem::Metadata { sentence })?;
             let peer = if superblock.format == Format::V08 { 0 } else { peer };
             let text = match request.verb {
@@ -50,7 +50,7 @@ pub(super) async fn show(node: &Node, request: &Request, out: &Out) -> Result<()
 }
 
 /// Reads and judges the superblock. One block: short enough to be read on a control thread.
-fn read(volume: &Volume) -> Result<Superblock, String> {
+pub(super) fn read(volume: &Volume) -> Result<Superblock, String> {
     let paths = backing_paths(volume).ok_or("the volume has no disk on this node")?;
     let path = paths.metadata.unwrap_or(paths.data);
     let placement = placement(&volume.meta);

@@ -26,6 +26,8 @@ mod running;
 mod server;
 pub mod settings;
 mod start;
+#[cfg(test)]
+mod tests;
 mod verbs;
 
 pub use arguments::Arguments;

@@ -1,6 +1,6 @@
 //! What the daemon knows: its options and the resources that are up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,10 +24,23 @@ pub(super) struct Node {
     arguments: Arguments,
     name: String,
     running: Mutex<BTreeMap<String, Arc<Running>>>,
+    /// What the last `up` of a resource died of. It leaves nothing else behind that `why` could look at.
+    up_failures: Mutex<BTreeMap<String, String>>,
     /// Held by whoever brings resources up or down: one at a time.
     pub(super) life: tokio::sync::Mutex<()>,
-    /// Becomes true when the daemon shall end.
-    pub(super) ending: watch::Sender<bool>,
+    /// How far the end of the daemon has come. Who asks for it and who does it are not the same: an asker may leave.
+    pub(super) ending: watch::Sender<Ending>,
+}
+
+/// The end of the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ending {
+    /// Nobody thinks of it.
+    No,
+    /// It shall end: nothing is brought up any more.
+    Begun,
+    /// Nothing is left of its resources.
+    Done,
 }
 
 impl Node {
@@ -37,8 +50,9 @@ impl Node {
             arguments,
             name,
             running: Mutex::default(),
+            up_failures: Mutex::default(),
             life: tokio::sync::Mutex::default(),
-            ending: watch::Sender::new(false),
+            ending: watch::Sender::new(Ending::No),
         }
     }
 
@@ -58,7 +72,28 @@ impl Node {
 
     /// A resource that has to be up.
     pub(super) fn need(&self, name: &str) -> Result<Arc<Running>, Problem> {
-        self.find(name).ok_or_else(|| Problem::NotUp { name: name.to_owned() })
+        if let Some(running) = self.find(name) {
+            return Ok(running);
+        }
+        // What a configuration with mistakes lacks, nobody can tell.
+        if let Ok(config) = self.config(None) {
+            self.resolve(&config, name)?;
+        }
+        Err(Problem::NotUp { name: name.to_owned() })
+    }
+
+    /// The names that `all` means: what the configuration has for this node, and what is up besides.
+    pub(super) fn all(&self) -> Result<Vec<String>, Problem> {
+        let running = self.names();
+        match self.config(None).and_then(|config| self.configured(&config)) {
+            Ok(mut names) => {
+                names.extend(running.into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>());
+                Ok(names)
+            }
+            Err(problem) if running.is_empty() => Err(problem),
+            // A mistake in the file does not keep anyone from what runs.
+            Err(_) => Ok(running),
+        }
     }
 
     /// The names of all that are up, sorted.
@@ -69,6 +104,8 @@ impl Node {
     /// Forgets a resource whose thread has ended.
     pub(super) fn forget(&self, name: &str) {
         self.running().remove(name);
+        // It was up; what its disk or peer then missed says nothing about why it is not.
+        self.remember_up(name, &Ok(()));
     }
 
     /// Reads the configuration: the file of the request, or the daemon's own.
@@ -85,14 +122,42 @@ impl Node {
         Ok(config.at(addresses))
     }
 
-    /// The names of the resources that the configuration has for this node, in its order.
-    pub(super) fn configured(&self, config: &Config) -> Vec<String> {
-        // Stacked resources are not served, and not meant by `all`.
-        let is_ours = |name: &str| match config.resolve(name, &self.name) {
-            Err(ResolveError::NotForThisNode { .. } | ResolveError::Stacked { .. }) => false,
-            Ok(_) | Err(_) => true,
-        };
-        config.resources().iter().map(|resource| resource.name.clone()).filter(|name| is_ours(name)).collect()
+    /// The names of the resources that the configuration has for this node, in its order; that there is none is a problem.
+    pub(super) fn configured(&self, config: &Config) -> Result<Vec<String>, Problem> {
+        let (mut ours, mut others) = (Vec::new(), BTreeSet::new());
+        for resource in config.resources() {
+            match config.resolve(&resource.name, &self.name) {
+                Err(ResolveError::NotForThisNode { hosts, .. }) => others.extend(hosts),
+                // Stacked resources are not served, and not meant by `all`.
+                Err(ResolveError::Stacked { .. }) => {}
+                _ => ours.push(resource.name.clone()),
+            }
+        }
+        if !ours.is_empty() {
+            return Ok(ours);
+        }
+        let (node, file) = (&self.name, config.main_file());
+        let others: Vec<String> = others.into_iter().collect();
+        Err(Problem::Unknown {
+            sentence: match &others[..] {
+                [] => format!("{file} defines no resource"),
+                names => format!("{file} has no resource for node {node}; it names {}", names.join(", ")),
+            },
+        })
+    }
+
+    /// Remembers why a resource did not come up, or that it did.
+    pub(super) fn remember_up(&self, name: &str, result: &Result<(), Problem>) {
+        let mut failures = self.up_failures.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => drop(failures.remove(name)),
+            Err(problem) => drop(failures.insert(name.to_owned(), problem.to_string())),
+        }
+    }
+
+    /// Why a resource is not up although somebody wanted it to be.
+    pub(super) fn up_failure(&self, name: &str) -> Option<String> {
+        self.up_failures.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// What a resource means here.
@@ -111,6 +176,9 @@ impl Node {
 
     /// Runs a resource, Secondary, without disk and connection.
     pub(super) async fn start(&self, config: &Config, resource: Resource) -> Result<Arc<Running>, Problem> {
+        if *self.ending.borrow() != Ending::No {
+            return Err(Problem::Ending);
+        }
         let mut seed = [0; 32];
         fill_random(&mut seed).map_err(|source| Problem::System { action: "get random numbers".into(), source })?;
         let position = config.resources().iter().position(|other| other.name == resource.name).unwrap_or(0);

@@ -1,10 +1,11 @@
 //! Verbs that change something, each on one resource after another.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::node::Node;
+use super::node::{Ending, Node};
 use super::problem::Problem;
-use super::running::Running;
+use super::running::{Running, volumes};
 use super::server::Out;
 use crate::config::Config;
 use crate::control::refusal::StateRefusal;
@@ -20,7 +21,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Carries out the verb on every resource that is meant. One that fails does not keep the others from their turn.
-pub(super) async fn every(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+pub(super) async fn every(node: &Arc<Node>, request: &Request, out: &Out) -> Result<(), Problem> {
     let _life = match request.verb {
         Verb::Up | Verb::Down => Some(node.life.lock().await),
         _ => None,
@@ -31,22 +32,26 @@ pub(super) async fn every(node: &Node, request: &Request, out: &Out) -> Result<(
     };
     let names = match (&request.resource, &config) {
         (Some(name), _) => vec![name.clone()],
-        (None, Some(config)) => node.configured(config),
-        (None, None) => node.names(),
+        (None, Some(config)) => node.configured(config)?,
+        (None, None) => node.all()?,
     };
     let mut problems = Vec::new();
     for name in names {
         let result = match &config {
-            Some(config) => up(node, config, &name, out).await,
+            Some(config) => up(node, config, &name, request.volume, out).await,
             None => one(node, request, &name, out).await,
         };
+        if request.resource.is_some() {
+            return result;
+        }
         problems.extend(result.err().map(|problem| (name, problem)));
     }
-    if problems.is_empty() { Ok(()) } else { Err(Problem::Several(problems)) }
+    Problem::of_several(problems)
 }
 
-async fn one(node: &Node, request: &Request, name: &str, out: &Out) -> Result<(), Problem> {
+async fn one(node: &Arc<Node>, request: &Request, name: &str, out: &Out) -> Result<(), Problem> {
     if request.verb == Verb::Down {
+        refuse_half_a_resource(node, name, request.volume)?;
         return down(node, name).await;
     }
     let running = node.need(name)?;
@@ -74,6 +79,25 @@ async fn one(node: &Node, request: &Request, name: &str, out: &Out) -> Result<()
             Ok(())
         }
     }
+}
+
+/// A resource goes down as a whole: a target with a volume is one that has no other.
+fn refuse_half_a_resource(node: &Node, name: &str, number: Option<u16>) -> Result<(), Problem> {
+    let Some(number) = number else { return Ok(()) };
+    let resource = match node.find(name) {
+        Some(running) => running.resource().clone(),
+        None => node.resolve(&node.config(None)?, name)?,
+    };
+    volumes(&resource, Some(number))?;
+    if resource.volumes.len() == 1 {
+        return Ok(());
+    }
+    let others = resource.volumes.len() - 1;
+    Err(Problem::Unknown {
+        sentence: format!(
+            "down is for all of {name}, which has {others} more volumes; detach {name}/{number} lets one disk go"
+        ),
+    })
 }
 
 /// The machine's commands for a verb: one for the resource, or one for each volume.
@@ -104,31 +128,56 @@ pub(super) async fn up_all(node: &Node) -> Result<(), Problem> {
     let _life = node.life.lock().await;
     let config = node.config(None)?;
     let mut problems = Vec::new();
-    for name in node.configured(&config) {
-        let result = bring_up(node, &config, &name, &|_| ()).await;
+    for name in node.configured(&config)? {
+        let result = bring_up(node, &config, &name, None, &|_| ()).await;
         problems.extend(result.err().map(|problem| (name, problem)));
     }
-    if problems.is_empty() { Ok(()) } else { Err(Problem::Several(problems)) }
+    Problem::of_several(problems)
 }
 
-/// Brings a resource up.
-pub(super) async fn up(node: &Node, config: &Config, name: &str, out: &Out) -> Result<(), Problem> {
-    bring_up(node, config, name, &|what| out.waits_for(what)).await
+/// Brings a resource up, or of its disks only one volume's.
+pub(super) async fn up(
+    node: &Node,
+    config: &Config,
+    name: &str,
+    volume: Option<u16>,
+    out: &Out,
+) -> Result<(), Problem> {
+    bring_up(node, config, name, volume, &|what| out.waits_for(what)).await
 }
 
-/// Runs the resource, attaches its disks and looks for its peer; what is done already is left alone.
+/// Brings a resource up, and remembers why it did not come up.
 async fn bring_up(
     node: &Node,
     config: &Config,
     name: &str,
+    volume: Option<u16>,
+    waits_for: &(dyn Fn(String) + Sync),
+) -> Result<(), Problem> {
+    let result = run(node, config, name, volume, waits_for).await;
+    node.remember_up(name, &result);
+    result
+}
+
+/// Runs the resource, attaches its disks and looks for its peer; what is done already is left alone.
+async fn run(
+    node: &Node,
+    config: &Config,
+    name: &str,
+    volume: Option<u16>,
     waits_for: &(dyn Fn(String) + Sync),
 ) -> Result<(), Problem> {
     let running = match node.find(name) {
         Some(running) if !running.is_finished() => running,
-        _ => node.start(config, node.resolve(config, name)?).await?,
+        _ => {
+            let resource = node.resolve(config, name)?;
+            volumes(&resource, volume)?;
+            node.start(config, resource).await?
+        }
     };
+    let meant = running.volumes(volume)?;
     let status = running.status().await?;
-    for volume in to_attach(&running, &status) {
+    for volume in to_attach(&running, &status).into_iter().filter(|volume| meant.contains(volume)) {
         waits_for(format!("the disk of {name}/{} to be attached", number(&running, volume)));
         running.attach(volume).await?;
     }
@@ -161,15 +210,29 @@ async fn attach(running: &Running, volume: usize, out: &Out) -> Result<(), Probl
 }
 
 /// Leaves the peer, lets the disks go and ends the resource's thread. Refused while an application has it open.
-pub(super) async fn down(node: &Node, name: &str) -> Result<(), Problem> {
+pub(super) async fn down(node: &Arc<Node>, name: &str) -> Result<(), Problem> {
     let Some(running) = node.find(name) else { return known(node, name) };
     if !running.is_finished() {
         running.command(Command::Down).await?;
-        running.stop_gracefully().await?;
     }
-    node.forget(name);
-    tracing::info!(resource = name, "down");
-    Ok(())
+    // The machine is down, and so must the thread be, whether or not somebody still waits for it.
+    let (node, name) = (Arc::clone(node), name.to_owned());
+    let end = async move {
+        if !running.is_finished() {
+            running.stop_gracefully().await?;
+        }
+        node.forget(&name);
+        tracing::info!(resource = name, "down");
+        Ok(())
+    };
+    to_its_end(end).await
+}
+
+/// Does something that must not stop half-way when its asker stops waiting.
+pub(super) async fn to_its_end(
+    work: impl Future<Output = Result<(), Problem>> + Send + 'static,
+) -> Result<(), Problem> {
+    tokio::spawn(work).await.unwrap_or(Err(Problem::Interrupted))
 }
 
 /// What is not up is down already, if there is such a thing.
@@ -262,12 +325,14 @@ fn progress(status: &ResourceStatus, what: &str) -> Response {
             ConnectionState::SyncTarget | ConnectionState::PausedSyncT => "from",
             _ => "to",
         };
-        let paused = if volume.resync_suspended.any() { ", paused" } else { "" };
+        // What is held has no speed, and nobody knows for how long.
+        let is_held = volume.resync_suspended.any();
+        let paused = if is_held { ", paused" } else { "" };
         return Response::Progress {
             sentence: format!("resync of {}/{} {direction} {}{paused}", status.name, volume.number, peer.name),
             percent: Some(sync.done_percent),
-            rate_bytes_per_s: Some(sync.rate_kib_per_s.saturating_mul(1024)),
-            seconds_left: sync.seconds_left,
+            rate_bytes_per_s: (!is_held).then_some(sync.rate_kib_per_s.saturating_mul(1024)),
+            seconds_left: sync.seconds_left.filter(|_| !is_held),
         };
     }
     let peers: Vec<String> =
@@ -276,13 +341,14 @@ fn progress(status: &ResourceStatus, what: &str) -> Response {
     Response::Progress { sentence, percent: None, rate_bytes_per_s: None, seconds_left: None }
 }
 
-/// Ends every resource: in order if it goes within [`STOP_PATIENCE`], else as it stands.
+/// Ends every resource: in order if it goes within [`STOP_PATIENCE`], else as it stands. Until it has gone it can be looked
+/// at, and what holds it up can be let go.
 pub(super) async fn stop_all(node: &Node) {
-    let _life = node.life.lock().await;
+    // Whoever brings something up or down may itself wait for what never comes.
+    let _life = tokio::time::timeout(STOP_PATIENCE, node.life.lock()).await;
     let mut stopping = tokio::task::JoinSet::new();
     for name in node.names() {
         let Some(running) = node.find(&name) else { continue };
-        node.forget(&name);
         stopping.spawn(async move {
             match tokio::time::timeout(STOP_PATIENCE, running.stop_gracefully()).await {
                 Ok(Ok(())) => tracing::info!(resource = name, "down"),
@@ -292,14 +358,51 @@ pub(super) async fn stop_all(node: &Node) {
             if !running.is_finished() {
                 running.stop_now().await;
             }
+            name
         });
     }
-    while stopping.join_next().await.is_some() {}
+    while let Some(stopped) = stopping.join_next().await {
+        if let Ok(name) = stopped {
+            node.forget(&name);
+        }
+    }
 }
 
-/// Ends the daemon, once nothing is left of its resources.
+/// Asks for the end of the daemon and waits until nothing is left of its resources. An asker who does not wait so long ends
+/// only the waiting.
 pub(super) async fn shut_down(node: &Node, out: &Out) {
     out.waits_for("all resources to go down");
-    stop_all(node).await;
-    node.ending.send_replace(true);
+    let mut ending = node.ending.subscribe();
+    node.ending.send_if_modified(|ending| std::mem::replace(ending, (*ending).max(Ending::Begun)) == Ending::No);
+    // The daemon holds the other end as long as it lives.
+    let _ = ending.wait_for(|ending| *ending == Ending::Done).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn resyncing(is_held: bool) -> ResourceStatus {
+        serde_json::from_value(json!({
+            "name": "data", "node_name": "alpha", "node_id": 0, "role": "Primary", "write_ordering": "flush",
+            "peers": [{"name": "bravo", "node_id": 1, "connection": "Connected", "role": "Secondary", "volumes": [
+                {"number": 0, "replication": if is_held { "PausedSyncS" } else { "SyncSource" },
+                 "peer_disk": "Inconsistent", "resync_suspended": {"peer": is_held},
+                 "sync": {"done_percent": 40.0, "rate_kib_per_s": 100, "seconds_left": 7}}]}]
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_resync_that_is_held_has_no_speed() {
+        let shown = |is_held| match progress(&resyncing(is_held), "") {
+            Response::Progress { percent, rate_bytes_per_s, seconds_left, .. } => {
+                (percent, rate_bytes_per_s, seconds_left)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(shown(false), (Some(40.0), Some(102_400), Some(7)));
+        assert_eq!(shown(true), (Some(40.0), None, None));
+    }
 }

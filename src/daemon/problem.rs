@@ -45,12 +45,27 @@ pub(super) enum Problem {
         /// Which one, and which there are.
         sentence: String,
     },
+    /// There is no such resource, said in the words of `drbdadm status`.
+    #[error("No such resource")]
+    NoSuchResource,
     /// The resource is configured and not running.
     #[error("{name} is not up on this node")]
     NotUp {
         /// Which one.
         name: String,
     },
+    /// The resource's thread has ended by itself.
+    #[error("the thread of {name} has ended unasked, so {name} is served to nobody; the daemon's log says why")]
+    Ended {
+        /// Which one.
+        name: String,
+    },
+    /// The daemon is about to end.
+    #[error("this shimaid is ending and brings nothing up any more")]
+    Ending,
+    /// What did the work is gone.
+    #[error("it was begun and not brought to its end; the daemon's log says why")]
+    Interrupted,
     /// Metadata cannot be read.
     #[error("{sentence}")]
     Metadata {
@@ -80,11 +95,34 @@ pub(super) enum Problem {
     Several(Vec<(String, Problem)>),
 }
 
+/// Whether somebody else listens where peers would connect.
+fn is_address_in_use(error: &EngineError) -> bool {
+    matches!(error, EngineError::Listen(error) if error.is_in_use())
+}
+
+/// Each resource's complaint, and below it the command that helps.
+fn told_together(problems: Vec<(String, Problem)>) -> String {
+    let mut lines = vec![format!("{} resources failed", problems.len())];
+    for (name, problem) in problems {
+        let response = problem.response();
+        lines.extend(response.complaint().map(|complaint| format!("{name}: {complaint}")));
+        if let Response::Refused { next: Some(next), .. } | Response::Failed { next: Some(next), .. } = response {
+            lines.push(format!("next: shimai {next}"));
+        }
+    }
+    lines.join("\n")
+}
+
 fn sentences(problems: &[(String, Problem)]) -> String {
     problems.iter().map(|(name, problem)| format!("{name}: {problem}")).collect::<Vec<_>>().join("\n")
 }
 
 impl Problem {
+    /// What went wrong with several resources, if anything did.
+    pub(super) fn of_several(problems: Vec<(String, Problem)>) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self::Several(problems)) }
+    }
+
     /// The exit code of the command.
     pub(super) fn exit(&self) -> i32 {
         match self {
@@ -92,12 +130,19 @@ impl Problem {
                 Code::State(code) => code.exit_code(),
                 Code::Configuration(code) => code.exit_code(),
             },
-            Self::Configuration { .. } | Self::NotServed { .. } | Self::NotUp { .. } => EXIT_FAILURE,
+            Self::Configuration { .. } | Self::NotServed { .. } | Self::NotUp { .. } | Self::NoSuchResource => {
+                EXIT_FAILURE
+            }
+            Self::Engine(error) if is_address_in_use(error) => ConfigurationRefusal::LocalAddressInUse.exit_code(),
             Self::Unknown { .. } | Self::Metadata { .. } => EXIT_USAGE,
             Self::Deadline { verb, .. } if verb.waits() => EXIT_WAITED,
-            Self::NoConfiguration { .. } | Self::Engine(_) | Self::System { .. } | Self::Deadline { .. } => {
-                EXIT_EXECUTION
-            }
+            Self::NoConfiguration { .. }
+            | Self::Engine(_)
+            | Self::System { .. }
+            | Self::Deadline { .. }
+            | Self::Ended { .. }
+            | Self::Ending
+            | Self::Interrupted => EXIT_EXECUTION,
             Self::Several(problems) => {
                 problems.iter().map(|(_, problem)| problem.exit()).max().unwrap_or(EXIT_EXECUTION)
             }
@@ -119,8 +164,17 @@ impl Problem {
                 format!("{name} is not up on this node"),
                 Some(format!("up {name}")),
             ),
+            Self::Ended { ref name } => {
+                Response::Failed { code: None, exit, sentence: self.to_string(), next: Some(format!("up {name}")) }
+            }
+            Self::Engine(ref error) if is_address_in_use(error) => {
+                Response::misconfigured(ConfigurationRefusal::LocalAddressInUse, self.to_string(), None)
+            }
             Self::Several(mut problems) if problems.len() == 1 => {
-                problems.pop().map_or_else(Response::done, |(_, problem)| problem.response())
+                problems.pop().map_or_else(Response::done, |(name, problem)| problem.response().about(&name))
+            }
+            Self::Several(problems) => {
+                Response::Failed { code: None, exit, sentence: told_together(problems), next: None }
             }
             problem => Response::Failed { code: None, exit, sentence: problem.to_string(), next: None },
         }
@@ -142,7 +196,14 @@ mod tests {
             several.to_string(),
             "logs: logs is not up on this node\ndata: State change failed: (-2) Need access to UpToDate data"
         );
+        let Response::Failed { sentence, exit: 17, .. } = several.response() else { panic!("several failed") };
+        assert_eq!(
+            sentence,
+            "2 resources failed\nlogs: Failure: (158) logs is not up on this node\nnext: shimai up logs\n\
+             data: State change failed: (-2) Need access to UpToDate data"
+        );
         let alone = Problem::Several(vec![("data".into(), refused())]).response();
-        assert!(matches!(alone, Response::Refused { code: -2, exit: 17, .. }));
+        let Response::Refused { code: -2, exit: 17, sentence, .. } = alone else { panic!("{alone:?}") };
+        assert_eq!(sentence, "data: Need access to UpToDate data", "of all resources this one");
     }
 }

@@ -2,53 +2,62 @@
 
 use super::node::Node;
 use super::problem::Problem;
+use super::running::volumes;
 use super::server::Out;
-use crate::control::refusal::ConfigurationRefusal;
 use crate::control::status::{PeerStatus, ResourceStatus};
 use crate::control::{Request, Response, Verb};
 use crate::model::state::{ConnectionState, DiskState, Role};
-use crate::replica::refusal::{Code, Refusal};
 use crate::replica::why::{self, Explanation};
 
 /// The whole state as values.
 pub(super) async fn status(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
     let names = match &request.resource {
-        Some(name) if node.find(name).is_none() => return Err(no_such_resource(name)),
-        Some(name) => vec![name.clone()],
+        Some(name) => {
+            let running = node.need(name).map_err(|problem| match problem {
+                Problem::Unknown { .. } => Problem::NoSuchResource,
+                problem => problem,
+            })?;
+            running.volumes(request.volume)?;
+            vec![name.clone()]
+        }
         None => node.names(),
     };
-    let mut statuses = Vec::new();
+    let (mut statuses, mut problems) = (Vec::new(), Vec::new());
     for name in names {
-        match node.need(&name)?.status().await {
-            Ok(status) => statuses.push(status),
-            // It went down in between.
-            Err(_) if request.resource.is_none() => {}
-            Err(problem) => return Err(problem),
+        let Some(running) = node.find(&name) else { continue };
+        match running.status().await {
+            Ok(status) => statuses.push(only(status, request.volume)),
+            // It went down in between, unless it is still among what is up.
+            Err(problem) if request.resource.is_some() => return Err(problem),
+            Err(problem) => problems.extend(node.find(&name).map(|_| (name, problem))),
         }
     }
-    out.say(Response::Status(statuses)).await;
-    Ok(())
+    // That nothing is there is said where nothing is there.
+    if !statuses.is_empty() || problems.is_empty() {
+        out.say(Response::Status(statuses)).await;
+    }
+    Problem::of_several(problems)
 }
 
-/// As DRBD's tools say it of a resource that is not configured in the kernel.
-fn no_such_resource(name: &str) -> Problem {
-    Problem::Refused(Refusal {
-        code: Code::Configuration(ConfigurationRefusal::ResourceUnknown),
-        sentence: format!("{name} is not up on this node"),
-        next: Some(format!("up {name}")),
-    })
+/// The part of a status that is about one volume, if one was named.
+fn only(mut status: ResourceStatus, number: Option<u16>) -> ResourceStatus {
+    if let Some(number) = number {
+        status.volumes.retain(|volume| volume.number == number);
+        status.peers.iter_mut().for_each(|peer| peer.volumes.retain(|volume| volume.number == number));
+    }
+    status
 }
 
 /// `role`, `cstate` and `dstate`: a line for each that is meant.
 pub(super) async fn states(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
     let names = match &request.resource {
         Some(name) => vec![name.clone()],
-        None => node.names(),
+        None => node.all()?,
     };
     let mut lines = Vec::new();
     for name in names {
         let Some(running) = node.find(&name) else {
-            node.resolve(&node.config(None)?, &name)?;
+            volumes(&node.resolve(&node.config(None)?, &name)?, request.volume)?;
             lines.push("Unconfigured".to_owned());
             continue;
         };
@@ -89,43 +98,67 @@ fn peer_disk(peer: Option<&PeerStatus>, number: u16) -> DiskState {
 
 /// Facts, rules and commands.
 pub(super) async fn why(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
+    let mistake = node.config(None).err();
     let names = match &request.resource {
         Some(name) => vec![name.clone()],
-        None => {
-            let mut names = node.configured(&node.config(None)?);
-            names.extend(node.names().into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>());
-            names
-        }
+        None if mistake.is_some() => node.names(),
+        None => node.all()?,
     };
     for name in names {
         let explanations = match node.find(&name) {
-            Some(running) => why::explain(&running.status().await?),
-            None => vec![why_not_up(node, &name)?],
+            Some(running) if running.is_finished() => vec![why_ended(&name)],
+            Some(running) => {
+                running.volumes(request.volume)?;
+                why::explain(&only(running.status().await?, request.volume))
+            }
+            None => vec![why_not_up(node, &name, request.volume)?],
         };
         out.say(Response::Text(page(&name, &explanations))).await;
+    }
+    if let (None, Some(problem)) = (&request.resource, mistake) {
+        out.say(Response::Text(page("all", &[unusable_configuration(&problem)]))).await;
     }
     Ok(())
 }
 
+/// It ran, and something went wrong that must not.
+fn why_ended(name: &str) -> Explanation {
+    Explanation {
+        fact: Problem::Ended { name: name.to_owned() }.to_string(),
+        rule: "a broken rule of our own ends the resource at once; what was acknowledged is on the disks, as after a crash"
+            .into(),
+        command: Some(format!("shimai up {name}")),
+    }
+}
+
 /// Nothing runs: because nobody asked, or because it cannot.
-fn why_not_up(node: &Node, name: &str) -> Result<Explanation, Problem> {
+fn why_not_up(node: &Node, name: &str, volume: Option<u16>) -> Result<Explanation, Problem> {
     let config = match node.config(None) {
         Ok(config) => config,
         Err(problem) => return Ok(unusable_configuration(&problem)),
     };
     let resource = node.resolve(&config, name)?;
+    volumes(&resource, volume)?;
+    let here = format!("{name} is configured for node {} and not up", node.name());
     let random = [0; 32];
-    Ok(match super::settings::settings(&resource, random) {
-        Ok(_) => Explanation {
-            fact: format!("{name} is configured for node {} and not up", node.name()),
-            rule: "a daemon that has just started runs nothing: resources are brought up one by one, or with --up"
-                .into(),
-            command: Some(format!("shimai up {name}")),
-        },
-        Err(error) => Explanation {
+    if let Err(error) = super::settings::settings(&resource, random) {
+        return Ok(Explanation {
             fact: error.to_string(),
             rule: "what is not served is refused as a whole rather than run in part".into(),
             command: Some(format!("shimai dump {name}")),
+        });
+    }
+    Ok(match node.up_failure(name) {
+        Some(failure) => Explanation {
+            fact: format!("{here}: the last time it was brought up ended with: {failure}"),
+            rule: "a resource takes its addresses when it comes up, and does not come up without them".into(),
+            command: Some(format!("shimai up {name}    (after what stood in the way is gone)")),
+        },
+        None => Explanation {
+            fact: here,
+            rule: "a daemon that has just started runs nothing: resources are brought up one by one, or with --up"
+                .into(),
+            command: Some(format!("shimai up {name}")),
         },
     })
 }

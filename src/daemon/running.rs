@@ -75,16 +75,7 @@ impl Running {
 
     /// The indexes of the volumes that are meant.
     pub(super) fn volumes(&self, number: Option<u16>) -> Result<Vec<usize>, Problem> {
-        let resource = self.resource();
-        let is_meant = |candidate: u16| number.is_none_or(|number| number == candidate);
-        let all = resource.volumes.iter().enumerate();
-        let found: Vec<usize> = all.filter(|(_, volume)| is_meant(volume.number.0)).map(|(index, _)| index).collect();
-        match number {
-            Some(number) if found.is_empty() => {
-                Err(Problem::Unknown { sentence: format!("{} has no volume {number}", resource.name) })
-            }
-            _ => Ok(found),
-        }
+        volumes(&self.resource(), number)
     }
 
     /// Has the machine carry out a command; a transient state is waited out.
@@ -102,14 +93,14 @@ impl Running {
 
     async fn command_once(&self, command: Command) -> Result<(), Problem> {
         let (answer, outcome) = channel();
-        let id = self.handle.command(command, answer)?;
+        let id = self.handle.command(command, answer).map_err(|error| self.unreachable(error))?;
         self.outcome(id, outcome).await
     }
 
     /// Opens, locks and attaches a volume's backing store.
     pub(super) async fn attach(&self, volume: usize) -> Result<(), Problem> {
         let (answer, outcome) = channel();
-        let id = self.handle.attach(volume, answer)?;
+        let id = self.handle.attach(volume, answer).map_err(|error| self.unreachable(error))?;
         self.outcome(id, outcome).await?;
         self.was_attached(volume);
         Ok(())
@@ -119,21 +110,30 @@ impl Running {
         let mut asker = Asker { handle: &self.handle, id: Some(id) };
         let result = outcome.await;
         asker.id = None;
-        result.map_err(|_| EngineError::NotRunning)?.map_err(Problem::Refused)
+        result.map_err(|_| self.unreachable(EngineError::NotRunning))?.map_err(Problem::Refused)
+    }
+
+    /// Why the thread does not answer: it takes no more messages once it has ended.
+    fn unreachable(&self, error: EngineError) -> Problem {
+        match error {
+            EngineError::NotRunning => Problem::Ended { name: self.handle.name().to_owned() },
+            error => Problem::Engine(error),
+        }
     }
 
     /// How the resource looks.
     pub(super) async fn status(&self) -> Result<ResourceStatus, Problem> {
         let (sender, receiver) = oneshot::channel();
-        self.handle.status(Box::new(move |status| drop(sender.send(status))))?;
-        Ok(receiver.await.map_err(|_| EngineError::NotRunning)?)
+        let asked = self.handle.status(Box::new(move |status| drop(sender.send(status))));
+        asked.map_err(|error| self.unreachable(error))?;
+        receiver.await.map_err(|_| self.unreachable(EngineError::NotRunning))
     }
 
     /// Lets clients go, demotes, disconnects, detaches and ends the thread.
     pub(super) async fn stop_gracefully(&self) -> Result<(), Problem> {
         let (answer, outcome) = channel();
         self.handle.stop_gracefully(answer)?;
-        outcome.await.map_err(|_| EngineError::NotRunning)?.map_err(Problem::Refused)?;
+        outcome.await.map_err(|_| self.unreachable(EngineError::NotRunning))?.map_err(Problem::Refused)?;
         self.ended().await;
         Ok(())
     }
@@ -150,12 +150,33 @@ impl Running {
         self.handle.is_finished()
     }
 
+    /// Ends the thread as a broken rule of ours would.
+    #[cfg(test)]
+    pub(super) fn panic(&self) {
+        self.handle.status(Box::new(|_| panic!("as a test wants it"))).expect("the thread runs");
+        while !self.is_finished() {
+            std::thread::yield_now();
+        }
+    }
+
     async fn ended(&self) {
         while !self.handle.is_finished() {
             tokio::time::sleep(END_INTERVAL).await;
         }
         let _ = std::fs::remove_file(&self.nbd_socket);
     }
+}
+
+/// The indexes of a resource's volumes that are meant. A number that is none of them is a problem: what was asked for one
+/// volume must not be done to the others.
+pub(super) fn volumes(resource: &Resource, number: Option<u16>) -> Result<Vec<usize>, Problem> {
+    let is_meant = |candidate: u16| number.is_none_or(|number| number == candidate);
+    let all = resource.volumes.iter().enumerate();
+    let found: Vec<usize> = all.filter(|(_, volume)| is_meant(volume.number.0)).map(|(index, _)| index).collect();
+    let Some(number) = number.filter(|_| found.is_empty()) else { return Ok(found) };
+    let there: Vec<String> = resource.volumes.iter().map(|volume| volume.number.to_string()).collect();
+    let sentence = format!("{} has no volume {number}; it has {}", resource.name, there.join(", "));
+    Err(Problem::Unknown { sentence })
 }
 
 /// A way to answer, and where the answer arrives.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::node::Node;
 use super::verbs;
-use crate::control::{LINE_BYTES_MAX, Request, Response, decode_request, encode};
+use crate::control::{LINE_BYTES_MAX, Request, Response, Verb, decode_request, encode};
 
 /// Lines that wait for a reader before the verb that says them waits too.
 const LINES_MAX: usize = 64;
@@ -27,6 +27,11 @@ pub(super) struct Out {
 }
 
 impl Out {
+    /// For one request, whose deadline would so far interrupt the verb itself.
+    pub(super) fn new(lines: mpsc::Sender<Response>, verb: Verb) -> Self {
+        Self { lines, waited_for: Mutex::new(verb.to_string()) }
+    }
+
     /// Sends a line; a reader who has gone does not matter.
     pub(super) async fn say(&self, response: Response) {
         let _ = self.lines.send(response).await;
@@ -102,13 +107,13 @@ async fn next_line(reader: &mut BufReader<OwnedReadHalf>) -> std::io::Result<Opt
 
 /// Carries out one request; false when the asker has gone.
 async fn answer(
-    node: &Node,
+    node: &Arc<Node>,
     request: &Request,
     reader: &mut BufReader<OwnedReadHalf>,
     write: &mut OwnedWriteHalf,
 ) -> bool {
     let (sender, mut lines) = mpsc::channel(LINES_MAX);
-    let out = Out { lines: sender, waited_for: Mutex::new(request.verb.to_string()) };
+    let out = Arc::new(Out::new(sender, request.verb));
     let work = verbs::answer(node, request, &out);
     tokio::pin!(work);
     let mut is_watched = true;

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::{AccessFlags, access};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{AccessFlags, access, getppid};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::arguments::Arguments;
-use super::node::Node;
+use super::node::{Ending, Node};
 use super::operate;
 use super::server;
 use crate::io::unix;
@@ -29,11 +31,16 @@ const LAST_ANSWER: Duration = Duration::from_millis(100);
 pub fn run(arguments: Arguments) -> ExitCode {
     let filter = EnvFilter::try_from_env("SHIMAI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Whoever read the log may be gone, or its disk full. The subscriber would complain on standard error too, and panic,
+    // on whatever thread had something to say.
+    let log = log.log_internal_errors(false);
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    // A mask is inherited from whoever has started us, and an end that is asked for must be heard.
+    let _ = SigSet::all().thread_unblock();
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shimaid: {error:#}");
+            let _ = writeln!(std::io::stderr(), "shimaid: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -79,7 +86,17 @@ fn prepare_state_dir(path: &Path) -> anyhow::Result<()> {
     access(path, AccessFlags::W_OK | AccessFlags::X_OK).with_context(advice)
 }
 
+/// Whose parent ends is told to end too, in order.
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    set_pdeathsig(Signal::SIGTERM).context("cannot follow the parent process")?;
+    if getppid().as_raw() != parent {
+        bail!("process {parent}, with which this one should end, has ended");
+    }
+    Ok(())
+}
+
 fn serve(arguments: Arguments) -> anyhow::Result<()> {
+    arguments.parent.map_or(Ok(()), end_with)?;
     let name = match &arguments.node {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname().context("no host name")?.to_string_lossy().into_owned(),
@@ -95,6 +112,9 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
         .build()
         .context("cannot start the control threads")?;
     let node = Arc::new(Node::new(arguments, name));
+    if let Err(problem) = node.config(None).and_then(|config| node.configured(&config)) {
+        tracing::warn!("nothing can be brought up yet: {problem}");
+    }
     runtime.block_on(live(node, listener, is_up_wanted))?;
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(())
@@ -111,12 +131,12 @@ async fn live(node: Arc<Node>, listener: OwnedFd, is_up_wanted: bool) -> anyhow:
     tokio::select! {
         _ = terminate.recv() => tracing::info!("ending: terminated"),
         _ = interrupt.recv() => tracing::info!("ending: interrupted"),
-        _ = ending.wait_for(|is_ending| *is_ending) => {
-            tracing::info!("ending: asked to");
-            tokio::time::sleep(LAST_ANSWER).await;
-        }
+        _ = ending.wait_for(|ending| *ending != Ending::No) => tracing::info!("ending: asked to"),
     }
+    node.ending.send_replace(Ending::Begun);
     operate::stop_all(&node).await;
+    node.ending.send_replace(Ending::Done);
+    tokio::time::sleep(LAST_ANSWER).await;
     server.abort();
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! From a request to what carries it out, within its deadline.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::Node;
@@ -9,7 +10,7 @@ use super::{adjust, identifiers, operate, query};
 use crate::control::{Options, Request, Response, Verb};
 
 /// Carries out a request; the line that ends its answer.
-pub(super) async fn answer(node: &Node, request: &Request, out: &Out) -> Response {
+pub(super) async fn answer(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Response {
     let subject = request.resource.as_deref().unwrap_or("all");
     out.waits_for(format!("{} {subject}", request.verb));
     tracing::debug!(id = request.id, verb = %request.verb, resource = subject, "asked");
@@ -23,20 +24,32 @@ pub(super) async fn answer(node: &Node, request: &Request, out: &Out) -> Respons
     result.unwrap_or_else(Problem::response)
 }
 
-async fn perform(node: &Node, request: &Request, out: &Out) -> Result<Response, Problem> {
+async fn perform(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<Response, Problem> {
     if let Some(option) = foreign_option(request) {
         return Err(Problem::Unknown { sentence: format!("{} has no option {option}", request.verb) });
+    }
+    if let (None, Some(volume)) = (&request.resource, request.volume) {
+        return Err(Problem::Unknown { sentence: format!("volume {volume} of which resource? Name it too") });
     }
     match request.verb {
         Verb::Status => query::status(node, request, out).await?,
         Verb::Role | Verb::CState | Verb::DState => query::states(node, request, out).await?,
         Verb::Why => query::why(node, request, out).await?,
         Verb::ShowGi | Verb::GetGi => identifiers::show(node, request, out).await?,
-        Verb::AdjustPlan | Verb::Adjust => adjust::adjust(node, request, out).await?,
+        Verb::AdjustPlan => adjust::adjust(node, request, out).await?,
+        // Several steps, and between two of them the resource is in nobody's intended state.
+        Verb::Adjust => {
+            let (node, request, out) = (Arc::clone(node), request.clone(), Arc::clone(out));
+            operate::to_its_end(async move { adjust::adjust(&node, &request, &out).await }).await?;
+        }
+        Verb::Up => {
+            let (node, request, out) = (Arc::clone(node), request.clone(), Arc::clone(out));
+            operate::to_its_end(async move { operate::every(&node, &request, &out).await }).await?;
+        }
         Verb::Version => out.say(Response::Text(format!("shimaid {}", env!("CARGO_PKG_VERSION")))).await,
         Verb::Shutdown => operate::shut_down(node, out).await,
         Verb::Events | Verb::Verify | Verb::Resize => {
-            return Err(Problem::NotServed { sentence: format!("{} is not served by this version", request.verb) });
+            return Err(Problem::NotServed { sentence: format!("{} is not available yet", request.verb) });
         }
         _ => operate::every(node, request, out).await?,
     }

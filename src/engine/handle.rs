@@ -34,9 +34,12 @@ pub enum EngineError {
     /// No ring.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// No listener.
+    /// No listener for clients.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// No listener for peers.
+    #[error(transparent)]
+    Listen(SocketError),
     /// No thread, no mailbox.
     #[error("cannot {action}: {source}")]
     System {
@@ -246,6 +249,11 @@ fn run(spec: ResourceSpec, post: Post, ready: &mpsc::Sender<Result<(), EngineErr
     impl Drop for CloseAtEnd {
         fn drop(&mut self) {
             self.0.close();
+            if std::thread::panicking() {
+                tracing::error!(
+                    "the resource's thread panicked; its clients and its peer see what they see of a crash"
+                );
+            }
         }
     }
     let close_at_end = CloseAtEnd(post.clone());

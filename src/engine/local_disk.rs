@@ -54,6 +54,8 @@ pub(super) struct LocalDisks {
     waiting: VecDeque<Waiting>,
     /// Steps of jobs that the ring had no room for.
     stalled: VecDeque<(usize, Operation)>,
+    /// Errors that nobody has looked at, each with its volume.
+    errors: Vec<(usize, String)>,
     /// Registered descriptors of disks that were released, until the ring lets them go.
     retired: Vec<Descriptor>,
 }
@@ -69,6 +71,7 @@ struct Waiting {
 /// One operation of the machine that has begun.
 #[derive(Debug)]
 struct Job {
+    volume: usize,
     ticket: Ticket,
     name: &'static str,
     offset: u64,
@@ -91,7 +94,8 @@ impl LocalDisks {
     pub(super) fn new(volumes: usize, pool: BufferPool) -> Self {
         let disks = (0..volumes).map(|_| None).collect();
         let (jobs, waiting, stalled) = (Slab::new(), VecDeque::new(), VecDeque::new());
-        Self { pool, disks, dirty_bytes: vec![0; volumes], jobs, waiting, stalled, retired: Vec::new() }
+        let (dirty_bytes, errors, retired) = (vec![0; volumes], Vec::new(), Vec::new());
+        Self { pool, disks, dirty_bytes, jobs, waiting, stalled, errors, retired }
     }
 
     pub(super) fn has(&self, volume: usize) -> bool {
@@ -163,6 +167,11 @@ impl LocalDisks {
         !self.retired.is_empty()
     }
 
+    /// What has failed since this was last asked.
+    pub(super) fn take_errors(&mut self) -> Vec<(usize, String)> {
+        std::mem::take(&mut self.errors)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.jobs.is_empty() && self.waiting.is_empty()
     }
@@ -210,7 +219,7 @@ impl LocalDisks {
         let (name, offset, bytes) = describe(&operation);
         let writes = matches!(operation, DiskOperation::Write { .. });
         let (first, then) = plan(disk, operation, &self.pool);
-        let job = Job { ticket, name, offset, bytes, then };
+        let job = Job { volume, ticket, name, offset, bytes, then };
         let key = self.jobs.insert(job);
         let event = self.push(key, first, ring);
         if writes {
@@ -251,9 +260,10 @@ impl LocalDisks {
     }
 
     fn fail(&mut self, key: usize, error: &RingError) -> Event {
-        let Job { ticket, name, offset, bytes, .. } = self.jobs.remove(key);
+        let Job { volume, ticket, name, offset, bytes, .. } = self.jobs.remove(key);
         let error = DiskError { operation: name, offset, bytes, reason: error.to_string() };
         tracing::debug!(%error, "disk");
+        self.errors.push((volume, error.to_string()));
         Event::Disk { ticket, result: Err(error) }
     }
 }

@@ -20,6 +20,7 @@
 //! admin socket (`daemon`).
 
 mod backing;
+mod disk_reasons;
 mod exports;
 mod framing;
 pub mod handle;

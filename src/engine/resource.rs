@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::backing::Opened;
+use super::disk_reasons::{Aim, DiskReasons};
 use super::exports::{Exports, names};
 use super::handle::{Answer, Control, EngineError, Post};
 use super::local_disk::LocalDisks;
@@ -24,12 +25,12 @@ use super::peer_link::PeerLinks;
 use super::specification::ResourceSpec;
 use super::tag::Tag;
 use crate::control::refusal::ConfigurationRefusal;
-use crate::control::status::ResourceStatus;
+use crate::control::status::{PathStatus, ResourceStatus};
 use crate::io::buffer::BufferPool;
 use crate::io::clock;
 use crate::io::ring::{Completion, Operation, Ring};
 use crate::model::ids::CommandId;
-use crate::model::state::Role;
+use crate::model::state::{DiskState, Role};
 use crate::model::time::Instant;
 use crate::replica::Resource;
 use crate::replica::action::{Action, LogLevel};
@@ -69,6 +70,8 @@ pub(super) struct ResourceLoop {
     answers: BTreeMap<CommandId, Answer>,
     /// Volumes whose stores a helper is opening.
     opening: Vec<bool>,
+    /// For people who find no disk.
+    reasons: DiskReasons,
     stopping: Stopping,
     /// The ring waits for messages.
     is_polling: bool,
@@ -83,7 +86,7 @@ impl ResourceLoop {
     pub(super) fn new(spec: ResourceSpec, post: Post) -> Result<Self, EngineError> {
         let pool = BufferPool::new();
         let patience = spec.settings.peers.iter().map(|peer| peer.connect_interval).collect();
-        let links = PeerLinks::new(spec.peers.clone(), patience, pool.clone())?;
+        let links = PeerLinks::new(spec.peers.clone(), patience, pool.clone()).map_err(EngineError::Listen)?;
         let nbd = NbdServer::new(&spec.nbd, pool.clone())?;
         let volumes = spec.settings.volumes.len();
         Ok(Self {
@@ -93,6 +96,7 @@ impl ResourceLoop {
             actions: Vec::new(),
             answers: BTreeMap::new(),
             opening: vec![false; volumes],
+            reasons: DiskReasons::new(volumes),
             stopping: Stopping::No,
             is_polling: false,
             disks: LocalDisks::new(volumes, pool),
@@ -132,7 +136,12 @@ impl ResourceLoop {
         match Tag::decode(completion.tag) {
             Tag::Ignored => {}
             Tag::Mailbox => self.on_mail(),
-            Tag::Disk(job) => events.extend(self.disks.on_completion(job, completion, ring)),
+            Tag::Disk(job) => {
+                events.extend(self.disks.on_completion(job, completion, ring));
+                for (volume, error) in self.disks.take_errors() {
+                    self.reasons.failed(volume, &error);
+                }
+            }
             Tag::PeerAccept(listener) => self.links.on_accepted(listener, completion, ring, events),
             Tag::PeerDial(socket) => self.links.on_dialled(socket, &completion, events),
             Tag::PeerReceive(socket) => {
@@ -253,6 +262,7 @@ impl ResourceLoop {
             Control::Opened { id, volume, opened } => self.on_opened(id, volume, opened),
             Control::GiveUp(id) => {
                 self.answers.remove(&id);
+                self.reasons.give_up(id);
                 self.events.push_back(Event::CommandGivenUp(id));
             }
             Control::Status(answer) => {
@@ -271,10 +281,14 @@ impl ResourceLoop {
             self.spec.settings.peers.clone_from(peers);
             self.spec.settings.volumes.clone_from(volumes);
         }
+        if let Command::Detach { volume, .. } = &command {
+            self.reasons.begin(id, *volume, Aim::Detach);
+        }
         self.events.push_back(Event::Command { id, command });
     }
 
     fn on_answer(&mut self, id: CommandId, result: Result<(), Refusal>) {
+        self.reasons.complete(id, &result);
         if id == OWN_COMMAND {
             self.on_down(result);
         } else if let Some(answer) = self.answers.remove(&id) {
@@ -284,7 +298,11 @@ impl ResourceLoop {
 
     fn status(&self) -> ResourceStatus {
         let mut status = self.resource.status(self.now);
+        for (peer, ends) in status.peers.iter_mut().zip(&self.spec.peers) {
+            peer.path = Some(PathStatus { this_host: ends.mine, remote_host: ends.peer });
+        }
         let names = names(&self.spec.settings);
+        let own = self.spec.peers.first().map(|peer| peer.mine.ip());
         let volumes = self.spec.settings.volumes.iter().enumerate();
         for (index, settings) in volumes {
             let Some(volume) = status.volumes.iter_mut().find(|volume| volume.number == settings.number.0) else {
@@ -292,7 +310,10 @@ impl ResourceLoop {
             };
             // The last name is the volume's own; the first volume also has the resource's.
             let Some((name, _)) = names.iter().find(|(_, volume)| *volume == index) else { continue };
-            volume.nbd = self.nbd.places().map(|place| place.uri(name)).collect();
+            if matches!(volume.disk, DiskState::Diskless | DiskState::Failed) {
+                volume.reason = self.reasons.of(index).map(str::to_owned);
+            }
+            volume.nbd = self.nbd.places().map(|place| place.uri(name, own)).collect();
         }
         status
     }
@@ -325,6 +346,7 @@ impl ResourceLoop {
         match helper {
             Ok(_) => {
                 self.opening[volume] = true;
+                self.reasons.begin(id, volume, Aim::Attach);
                 self.answers.insert(id, answer);
             }
             Err(error) => answer(Err(refuse(ConfigurationRefusal::OutOfMemory, format!("no helper thread: {error}")))),

@@ -1,11 +1,11 @@
 //! What a resource's thread must know besides the settings of its machine: paths and addresses.
 
-use std::net::SocketAddr;
-use std::os::unix::ffi::OsStrExt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::io::tcp::StreamOptions;
+use crate::nbd::uri;
 use crate::replica::settings::Settings;
 
 /// How long an attach waits for the lock of a backing device. A daemon that was killed holds it until the last of its
@@ -61,32 +61,27 @@ pub enum NbdListen {
 }
 
 impl NbdListen {
-    /// The URI of an export there, as libnbd and qemu read it.
+    /// The URI of an export there, as libnbd and qemu read it, wherever they run: a path from the root, and in the place of
+    /// "any address" the node's own if it is of that family.
     #[must_use]
-    pub fn uri(&self, export: &str) -> String {
-        let export = percent_encoded(export.as_bytes());
+    pub fn uri(&self, export: &str, own: Option<IpAddr>) -> String {
+        let export = uri::escaped(export);
         match self {
             Self::Unix(path) => {
-                format!("nbd+unix:///{export}?socket={}", percent_encoded(path.as_os_str().as_bytes()))
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                format!("nbd+unix:///{export}?socket={}", uri::escaped(&path.to_string_lossy()))
             }
-            Self::Tcp(address) => format!("nbd://{address}/{export}"),
+            Self::Tcp(address) => {
+                let mut address = *address;
+                if address.ip().is_unspecified() {
+                    let loopback: IpAddr =
+                        if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+                    address.set_ip(own.filter(|own| own.is_ipv4() == address.is_ipv4()).unwrap_or(loopback));
+                }
+                format!("nbd://{address}/{export}")
+            }
         }
     }
-}
-
-/// All bytes that may mean something in a URI (RFC 3986), or nothing at all, by their numbers. A slash means itself in the
-/// places that we fill.
-fn percent_encoded(bytes: &[u8]) -> String {
-    let mut encoded = String::with_capacity(bytes.len());
-    for &byte in bytes {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                encoded.push(char::from(byte))
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]
@@ -94,10 +89,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uri_names_every_place_and_export() {
-        let unix = |path: &str| NbdListen::Unix(path.into());
-        assert_eq!(unix("/run/shimai/data.nbd").uri("data/0"), "nbd+unix:///data/0?socket=/run/shimai/data.nbd");
-        assert_eq!(unix("/tmp/a b&c#d%").uri("ü?"), "nbd+unix:///%C3%BC%3F?socket=/tmp/a%20b%26c%23d%25");
-        assert_eq!(NbdListen::Tcp("[::1]:10809".parse().unwrap()).uri("data"), "nbd://[::1]:10809/data");
+    fn a_client_anywhere_can_use_the_uri() {
+        let here = std::env::current_dir().unwrap();
+        let case = |place: NbdListen, own: &str, expected: &str| {
+            assert_eq!(place.uri("my data/1", Some(own.parse().unwrap())), expected);
+        };
+        let tcp = |address: &str| NbdListen::Tcp(address.parse().unwrap());
+        case(NbdListen::Unix("/run/a b".into()), "::1", "nbd+unix:///my%20data/1?socket=/run/a%20b");
+        let relative = format!("nbd+unix:///my%20data/1?socket={}/run/x", uri::escaped(&here.to_string_lossy()));
+        case(NbdListen::Unix("run/x".into()), "::1", &relative);
+        case(tcp("10.0.0.7:99"), "10.0.0.1", "nbd://10.0.0.7:99/my%20data/1");
+        case(tcp("0.0.0.0:99"), "10.0.0.1", "nbd://10.0.0.1:99/my%20data/1");
+        case(tcp("[::]:99"), "fd00::1", "nbd://[fd00::1]:99/my%20data/1");
+        case(tcp("[::]:99"), "10.0.0.1", "nbd://[::1]:99/my%20data/1");
     }
 }

@@ -23,5 +23,6 @@ pub mod process;
 pub mod random;
 pub mod ring;
 pub mod tcp;
+pub mod terminal;
 pub mod unix;
 pub mod wake;

@@ -26,6 +26,7 @@ pub mod session;
 #[cfg(test)]
 mod stories;
 pub mod transmission;
+pub mod uri;
 pub mod validate;
 pub mod wire;
 

@@ -147,7 +147,13 @@ impl Resource {
             let code = super::state::transition(view, wanted, self.rules(volume), Origin::Wish).err()?;
             let number = self.volumes[volume].settings.number;
             let sentence = format!("{}; volume {number} is {} here", code.text(), view.disk);
-            Some(Refusal::state(code, sentence).next(format!("wait-sync {}", self.settings.name)))
+            let name = &self.settings.name;
+            let next = match view.disk {
+                DiskState::Diskless => format!("attach {name}/{number}"),
+                _ if view.conn > ConnectionState::Connected => format!("wait-sync {name}"),
+                _ => format!("why {name}"),
+            };
+            Some(Refusal::state(code, sentence).next(next))
         })
     }
 
@@ -211,7 +217,13 @@ impl Resource {
         let stand_alone = self.peers[peer].conn == ConnectionState::StandAlone;
         let right_role = self.role == if remote { Role::Primary } else { Role::Secondary };
         if !stand_alone || !right_role || !self.volumes[volume].has_disk() {
-            let refusal = Refusal::from(StateRefusal::NeedConnection).next(format!("connect {}", self.settings.name));
+            let (name, other) = (&self.settings.name, &self.peers[peer].settings.name);
+            let next = if stand_alone {
+                format!("connect {name}")
+            } else {
+                format!("up {name}    (on {other}; this node looks for it already)")
+            };
+            let refusal = Refusal::from(StateRefusal::NeedConnection).next(next);
             return self.answer(id, Err(refusal));
         }
         self.set_all_bits(volume, peer);
@@ -261,9 +273,20 @@ impl Resource {
         for peer in 0..self.peers.len() {
             let view = self.view(volume, peer);
             if view.user_isp == pause {
-                let code =
-                    if pause { ConfigurationRefusal::PauseAlreadySet } else { ConfigurationRefusal::PauseAlreadyClear };
-                return Err(Refusal::configuration(code, code.text()));
+                let (name, number) = (&self.settings.name, self.volumes[volume].settings.number);
+                let (code, next) = match (pause, view.peer_isp) {
+                    (true, _) => (ConfigurationRefusal::PauseAlreadySet, None),
+                    (false, false) => (ConfigurationRefusal::PauseAlreadyClear, None),
+                    (false, true) => {
+                        let other = &self.peers[peer].settings.name;
+                        (
+                            ConfigurationRefusal::PausedByPeer,
+                            Some(format!("resume-sync {name}/{number}    (on {other})")),
+                        )
+                    }
+                };
+                let refusal = Refusal::configuration(code, code.text());
+                return Err(next.into_iter().fold(refusal, Refusal::next));
             }
             self.change_fact(volume, peer, View { user_isp: pause, ..view });
         }

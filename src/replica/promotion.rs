@@ -132,16 +132,32 @@ impl Resource {
         let name = &towards.settings.name;
         match code {
             StateRefusal::TwoPrimaries => Refusal::state(code, format!("{}: {name} is Primary", code.text()))
-                .next(format!("secondary {resource}")),
+                .next(format!("secondary {resource}    (on {name})")),
             StateRefusal::NoUpToDateDisk => {
                 let view = self.view(volume, peer);
+                let is_connected = view.conn >= ConnectionState::Connected;
                 let sentence = format!("{}: volume {number} is {disk} here and {} on {name}", code.text(), view.pdsk);
-                let next = if disk == DiskState::Diskless {
-                    format!("attach {resource}")
-                } else if view.conn >= ConnectionState::Connected {
+                let next = if disk == DiskState::Diskless && view.pdsk <= DiskState::Failed && is_connected {
+                    format!("attach {resource}/{number}    (on the node whose disk was in use last)")
+                } else if disk == DiskState::Diskless {
+                    format!("attach {resource}/{number}")
+                } else if is_connected && view.pdsk <= DiskState::Failed {
+                    // Forced here, what was acknowledged and is only on the peer's disk would be given up.
+                    let sentence = format!("{sentence}, where the disk that is not attached may hold newer data");
+                    let next = format!(
+                        "attach {resource}/{number}    (on {name}; that disk is lost for good: shimai primary --force \
+                         {resource})"
+                    );
+                    return Refusal::state(code, sentence).next(next);
+                } else if is_connected {
                     format!("primary --force {resource}")
+                } else if view.conn == ConnectionState::StandAlone {
+                    format!("connect {resource}    (there is no other copy: shimai primary --force {resource})")
                 } else {
-                    format!("connect {resource}")
+                    format!(
+                        "up {resource}    (on {name}; this node looks for it already; there is no other copy: shimai \
+                         primary --force {resource})"
+                    )
                 };
                 Refusal::state(code, sentence).next(next)
             }

@@ -60,6 +60,7 @@ impl Resource {
             open: state.openers > 0,
             nbd: Vec::new(),
             backing_dev: state.settings.backing_device.clone().filter(|_| state.disk.is_some()),
+            reason: None,
         }
     }
 
@@ -99,6 +100,7 @@ impl Resource {
             rs_in_flight: resync,
             epochs: (state.log.len() + state.receive.open_epochs()) as u64,
             reason: state.reason.clone(),
+            path: None,
             volumes: (0..self.volumes.len()).map(|volume| self.peer_volume_status(volume, peer, now)).collect(),
         }
     }

@@ -29,7 +29,11 @@ pub fn explain(status: &ResourceStatus) -> Vec<Explanation> {
     let mut found = suspended(status);
     for volume in &status.volumes {
         let peer = status.peers.first().and_then(|peer| Some((peer, peer.volume(volume.number)?)));
-        found.extend(disk(status, volume, peer));
+        // Of a volume that the peer lacks no better copy is to be had; the link tells of it.
+        let is_lonely = peer.is_some_and(|(peer, _)| unheard(peer).contains(&volume.number));
+        if !is_lonely || volume.disk <= DiskState::Failed {
+            found.extend(disk(status, volume, peer));
+        }
     }
     for peer in &status.peers {
         found.extend(connection(status, peer));
@@ -39,6 +43,26 @@ pub fn explain(status: &ResourceStatus) -> Vec<Explanation> {
     }
     found.extend(role(status));
     found
+}
+
+/// A command with what has to be known about it: on which node, instead of what, after what.
+fn noted(command: impl AsRef<str>, notes: &[&str]) -> String {
+    let command = command.as_ref();
+    if notes.is_empty() { format!("shimai {command}") } else { format!("shimai {command}    ({})", notes.join("; ")) }
+}
+
+/// How the peer comes into reach. A node that looks for it already can do no more: the other one has to look too.
+fn reach(name: &str, peer: Option<&PeerStatus>, notes: &[&str]) -> String {
+    match peer {
+        Some(peer) if peer.connection >= ConnectionState::WfReportParams => {
+            noted(format!("wait-connect {name}"), notes)
+        }
+        Some(peer) if peer.connection != ConnectionState::StandAlone => {
+            let place = format!("on {}; this node looks for it already", peer.name);
+            noted(format!("up {name}"), &[&[place.as_str()], notes].concat())
+        }
+        _ => noted(format!("connect {name}"), notes),
+    }
 }
 
 /// Requests that are held.
@@ -55,14 +79,29 @@ fn suspended(status: &ResourceStatus) -> Vec<Explanation> {
     if status.suspended.no_data {
         found.push(explanation(
             "requests of applications are held: neither this disk nor the peer's can be used",
-            "on-no-data-accessible suspend-io: requests wait for data instead of failing",
-            match status.volumes.iter().find(|volume| volume.disk == DiskState::Diskless) {
-                Some(volume) => format!("shimai attach {name}/{}", volume.number),
-                None => format!("shimai connect {name}"),
-            },
+            "on-no-data-accessible suspend-io: requests wait for data instead of failing; only the disk that was in use last \
+             has it",
+            data_back(status),
         ));
     }
     found
+}
+
+/// How data comes back that neither disk gives. The peer's was in use last, unless it went first.
+fn data_back(status: &ResourceStatus) -> String {
+    let (name, peer) = (&status.name, status.peers.first());
+    let Some(volume) = status.volumes.iter().find(|volume| volume.disk <= DiskState::Failed) else {
+        return reach(name, peer, &[]);
+    };
+    let attach = format!("attach {name}/{}", volume.number);
+    let own = format!("if this node's disk was lost last: shimai {attach}");
+    match peer {
+        Some(peer) if peer.connection < ConnectionState::Connected => reach(name, Some(peer), &[&own]),
+        Some(peer) if peer.volume(volume.number).is_some_and(|it| it.peer_disk <= DiskState::Failed) => {
+            noted(attach, &[&format!("on {}", peer.name), &own])
+        }
+        _ => noted(attach, &[]),
+    }
 }
 
 /// The own disk.
@@ -74,12 +113,12 @@ fn disk(
     let (name, number) = (&status.name, volume.number);
     let target = format!("{name}/{number}");
     let is_connected = peer.is_some_and(|(peer, _)| peer.connection >= ConnectionState::Connected);
-    let peer_disk = peer.map_or(DiskState::Unknown, |(_, volume)| volume.peer_disk);
     match volume.disk {
         DiskState::Diskless if volume.client => None,
         DiskState::Diskless => Some(explanation(
             format!(
-                "volume {number} has no disk here: it was never attached, was detached, or was given up after an error"
+                "volume {number} has no disk here: {}",
+                volume.reason.as_deref().unwrap_or("it was not attached since the resource came up")
             ),
             "without a disk of its own a node reads and writes the peer's; a disk that failed is not taken back unasked, and \
              one without metadata is not attached",
@@ -92,7 +131,8 @@ fn disk(
         )),
         DiskState::Failed => Some(explanation(
             format!(
-                "the disk of volume {number} failed and is being let go; requests still in flight on it are waited for"
+                "the disk of volume {number} failed and is being let go{}; requests still in flight on it are waited for",
+                volume.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"))
             ),
             "on-io-error detach: a disk that fails is given up, the peer's serves",
             format!("shimai detach {target} --force"),
@@ -104,15 +144,12 @@ fn disk(
         )),
         DiskState::Inconsistent => {
             let is_resynced = peer.is_some_and(|(_, volume)| volume.replication > ConnectionState::Connected);
-            inconsistent(name, volume, is_connected && is_resynced, peer_disk)
+            inconsistent(name, volume, is_connected && is_resynced, peer)
         }
         DiskState::Outdated => Some(explanation(
             format!("the data of volume {number} is older than the peer's"),
             "an Outdated disk is never promoted nor read: the newer copy may hold writes that were acknowledged",
-            match is_connected {
-                true => format!("shimai wait-sync {target}"),
-                false => format!("shimai connect {name}    (the peer is lost for good: shimai primary --force {name})"),
-            },
+            newer_data(name, number, peer),
         )),
         DiskState::Consistent => Some(explanation(
             format!("the data of volume {number} is whole, but nobody knows whether the peer has newer data"),
@@ -123,9 +160,30 @@ fn disk(
     }
 }
 
-fn inconsistent(name: &str, volume: &VolumeStatus, is_resynced: bool, peer_disk: DiskState) -> Option<Explanation> {
+/// How an Outdated disk gets what it misses.
+fn newer_data(name: &str, number: u16, peer: Option<(&PeerStatus, &PeerVolumeStatus)>) -> String {
+    let target = format!("{name}/{number}");
+    match peer {
+        Some((peer, volume)) if peer.connection >= ConnectionState::Connected => match volume.peer_disk {
+            _ if volume.replication > ConnectionState::Connected => noted(format!("wait-sync {target}"), &[]),
+            disk if disk <= DiskState::Failed => noted(format!("attach {target}"), &[&format!("on {}", peer.name)]),
+            _ => noted(format!("disconnect {name} && shimai connect {name}"), &[]),
+        },
+        peer => {
+            let lost = format!("the peer is lost for good: shimai primary --force {name}");
+            reach(name, peer.map(|(peer, _)| peer), &[&lost])
+        }
+    }
+}
+
+fn inconsistent(
+    name: &str,
+    volume: &VolumeStatus,
+    is_resynced: bool,
+    peer: Option<(&PeerStatus, &PeerVolumeStatus)>,
+) -> Option<Explanation> {
     let number = volume.number;
-    match peer_disk {
+    match peer.map_or(DiskState::Unknown, |(_, volume)| volume.peer_disk) {
         // The resync, running or held, speaks for itself.
         _ if is_resynced => None,
         DiskState::UpToDate => Some(explanation(
@@ -141,13 +199,24 @@ fn inconsistent(name: &str, volume: &VolumeStatus, is_resynced: bool, peer_disk:
                  {name}/{number})"
             ),
         )),
-        _ => Some(explanation(
+        peer_disk => Some(explanation(
             format!(
                 "the data of volume {number} is a mix of old and new, or was never declared good, and no good copy is in reach"
             ),
             "an Inconsistent disk is neither promoted nor read without the good copy",
-            format!("shimai connect {name}    (there is no other copy: shimai primary --force {name})"),
+            good_copy(name, number, peer.map(|(peer, _)| peer), peer_disk),
         )),
+    }
+}
+
+/// How an Inconsistent disk reaches the good copy.
+fn good_copy(name: &str, number: u16, peer: Option<&PeerStatus>, peer_disk: DiskState) -> String {
+    let lost = format!("there is no other copy: shimai primary --force {name}");
+    match peer {
+        Some(peer) if peer.connection >= ConnectionState::Connected && peer_disk <= DiskState::Failed => {
+            noted(format!("attach {name}/{number}"), &[&format!("on {}", peer.name), &lost])
+        }
+        peer => reach(name, peer, &[&lost]),
     }
 }
 
@@ -155,6 +224,13 @@ fn inconsistent(name: &str, volume: &VolumeStatus, is_resynced: bool, peer_disk:
 fn connection(status: &ResourceStatus, peer: &PeerStatus) -> Option<Explanation> {
     let (name, other) = (&status.name, &peer.name);
     let because = peer.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    if peer.connection != ConnectionState::StandAlone
+        && peer.connection < ConnectionState::WfReportParams
+        && let Some((rule, command)) = peer.reason.as_deref().and_then(|reason| disagreement(name, reason))
+    {
+        // It is tried again for ever, and ends the same way each time.
+        return Some(explanation(format!("{other} answers, and the connection ends{because}"), rule, command));
+    }
     match peer.connection {
         ConnectionState::StandAlone => Some(stand_alone(name, peer)),
         ConnectionState::Disconnecting | ConnectionState::TearDown => Some(explanation(
@@ -177,12 +253,63 @@ fn connection(status: &ResourceStatus, peer: &PeerStatus) -> Option<Explanation>
              both ends must be as configured, and the peer must look too",
             format!("shimai up {name}    (on {other}; here nothing needs to be done)"),
         )),
+        ConnectionState::WfReportParams if !unheard(peer).is_empty() => Some(explanation(
+            format!(
+                "{other} says nothing of volume {}, and volumes that it knows are connected",
+                listed(&unheard(peer))
+            ),
+            "both nodes must have the same volumes; of one that the peer lacks there is no copy",
+            format!("shimai adjust {name}    (on {other}, after giving {name} the same volumes there)"),
+        )),
         ConnectionState::WfReportParams => Some(explanation(
             format!("{other} answers; the handshake is under way{because}"),
             "nothing is replicated before both ends have compared their options and data",
             format!("shimai wait-connect {name}"),
         )),
         _ => None,
+    }
+}
+
+/// Volumes of which the peer has said nothing although others are connected.
+fn unheard(peer: &PeerStatus) -> Vec<u16> {
+    let is_heard = |volume: &&PeerVolumeStatus| volume.replication >= ConnectionState::Connected;
+    if peer.connection != ConnectionState::WfReportParams || !peer.volumes.iter().any(|volume| is_heard(&volume)) {
+        return Vec::new();
+    }
+    peer.volumes.iter().filter(|volume| !is_heard(volume)).map(|volume| volume.number).collect()
+}
+
+/// `1, 2`
+fn listed(numbers: &[u16]) -> String {
+    numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The rule by which two nodes that reach each other do not stay connected, and the way out.
+fn disagreement(name: &str, reason: &str) -> Option<(&'static str, String)> {
+    let lower = reason.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    // It names a node or an address, which may be called anything.
+    if lower.starts_with("cannot reach") {
+        None
+    } else if has(&["auth", "secret", "hmac", "challenge"]) {
+        Some((
+            "both ends prove that they know the same shared-secret, by the same cram-hmac-alg",
+            format!(
+                "shimai adjust {name}    (after making net {{ cram-hmac-alg, shared-secret }} equal on both nodes)"
+            ),
+        ))
+    } else if has(&["option", "differ", "mismatch", "incompatible", "disagree", "settings"]) {
+        Some((
+            "protocol, after-sb-…, allow-two-primaries, data-integrity-alg and verify-alg must be the same on both nodes",
+            format!("shimai adjust {name}    (after making the net section equal on both nodes)"),
+        ))
+    } else if has(&["version"]) {
+        Some((
+            "both ends must speak one version of the protocol, from 86 to 101",
+            format!("shimai connect {name}    (after updating the older node)"),
+        ))
+    } else {
+        None
     }
 }
 
@@ -210,28 +337,8 @@ fn stand_alone(name: &str, peer: &PeerStatus) -> Explanation {
             format!("shimai create-md --force {name}    (down, on the node whose data is given up; then up)"),
         );
     }
-    if has(&["auth", "secret", "hmac", "challenge"]) {
-        return explanation(
-            fact,
-            "both ends prove that they know the same shared-secret, by the same cram-hmac-alg",
-            format!(
-                "shimai adjust {name}    (after making net {{ cram-hmac-alg, shared-secret }} equal on both nodes)"
-            ),
-        );
-    }
-    if has(&["option", "differ", "mismatch", "incompatible", "disagree", "settings"]) {
-        return explanation(
-            fact,
-            "protocol, after-sb-…, allow-two-primaries, data-integrity-alg and verify-alg must be the same on both nodes",
-            format!("shimai adjust {name}    (after making the net section equal on both nodes)"),
-        );
-    }
-    if has(&["version"]) {
-        return explanation(
-            fact,
-            "both ends must speak one version of the protocol, from 86 to 101",
-            format!("shimai connect {name}    (after updating the older node)"),
-        );
+    if let Some((rule, command)) = disagreement(name, reason) {
+        return explanation(fact, rule, command);
     }
     if has(&["smaller", "size"]) {
         return explanation(
@@ -249,6 +356,8 @@ fn replication(status: &ResourceStatus, peer: &PeerStatus, volume: &PeerVolumeSt
     let (name, other, number) = (&status.name, &peer.name, volume.number);
     let target = format!("{name}/{number}");
     let mut found = Vec::new();
+    let own = status.volumes.iter().find(|volume| volume.number == number);
+    let own = own.map_or(DiskState::Unknown, |volume| volume.disk);
     if peer.connection < C::Connected {
         return found;
     }
@@ -277,21 +386,27 @@ fn replication(status: &ResourceStatus, peer: &PeerStatus, volume: &PeerVolumeSt
             "on-congestion pull-ahead: replication pauses, and a resync follows",
             None,
         )),
-        _ if volume.out_of_sync_kib > 0 => found.push(explanation(
-            format!(
-                "{} KiB of volume {number} are marked as different from {other}, and no resync runs",
-                volume.out_of_sync_kib
-            ),
-            "marks of an online verify are resynchronised at the next connect",
-            format!("shimai disconnect {name} && shimai connect {name}"),
-        )),
+        // What misses a disk is marked for a resync, which begins when the disk is back.
+        _ if volume.out_of_sync_kib > 0 && volume.peer_disk > DiskState::Failed && own > DiskState::Failed => found
+            .push(explanation(
+                format!(
+                    "{} KiB of volume {number} are marked as different from {other}, and no resync runs",
+                    volume.out_of_sync_kib
+                ),
+                "marks of an online verify are resynchronised at the next connect",
+                format!("shimai disconnect {name} && shimai connect {name}"),
+            )),
         _ => {}
     }
     let is_resynced = volume.replication > C::Connected;
     if !is_resynced && matches!(volume.peer_disk, DiskState::Diskless | DiskState::Failed) {
         found.push(explanation(
             format!("{other} has no disk for volume {number}"),
-            "writes are stored here only, and marked for a resync",
+            match own {
+                DiskState::UpToDate => "writes are stored here only, and marked for a resync",
+                own if own <= DiskState::Failed => "neither node has a disk in use: nothing can be read or written",
+                _ => "this node's disk is not current: nothing can be read or written until the peer's is back",
+            },
             format!("shimai attach {target}    (on {other})"),
         ));
     }
@@ -402,7 +517,7 @@ mod tests {
     fn every_disk_state_but_the_best_is_explained() {
         case(&[(DISK, json!("Diskless"))], "has no disk here", Some("attach data/0"));
         case(&[(DISK, json!("Failed"))], "failed", Some("detach data/0 --force"));
-        case(&[(DISK, json!("Outdated")), (LINK, json!("WFConnection"))], "older", Some("connect data"));
+        case(&[(DISK, json!("Outdated")), (LINK, json!("StandAlone"))], "older", Some("connect data"));
         case(&[(DISK, json!("Consistent")), (LINK, json!("WFConnection"))], "newer data", Some("wait-connect data"));
         let both = [(DISK, json!("Inconsistent")), (PEER_DISK, json!("Inconsistent"))];
         case(&both, "on both nodes", Some("primary --force data"));
@@ -410,6 +525,77 @@ mod tests {
         case(&lone, "a mix", Some("connect data"));
         case(&[(DISK, json!("Inconsistent"))], "no resync runs", Some("disconnect data && shimai connect data"));
         case(&[(PEER_DISK, json!("Diskless"))], "bravo has no disk", Some("attach data/0"));
+    }
+
+    const VOLUME_REASON: &str = "/volumes/0/reason";
+    const PEER_VOLUMES: &str = "/peers/0/volumes";
+
+    #[test]
+    fn a_peer_that_is_looked_for_already_is_brought_up_there() {
+        let lone = [(LINK, json!("WFConnection")), (PEER_DISK, json!("DUnknown")), (PEER_ROLE, json!("Unknown"))];
+        let with = |more: &[(&'static str, Value)]| [&lone[..], more].concat();
+        let there = Some("up data    (on bravo");
+        case(&with(&[(DISK, json!("Inconsistent"))]), "no good copy", there);
+        case(&with(&[(DISK, json!("Outdated"))]), "older", there);
+        let held = [("/suspended", json!({"no_data": true})), (DISK, json!("Diskless"))];
+        case(&with(&held), "neither this disk nor the peer's", there);
+        case(&with(&[(REASON, json!("cannot reach bravo: authority"))]), "does not answer", there);
+    }
+
+    #[test]
+    fn data_that_only_a_detached_disk_has_is_fetched_from_there() {
+        let gone = (PEER_DISK, json!("Diskless"));
+        let there = Some("attach data/0    (on bravo");
+        case(&[(DISK, json!("Outdated")), gone.clone()], "older", there);
+        case(&[(DISK, json!("Inconsistent")), gone.clone()], "no good copy", there);
+        case(&[("/suspended", json!({"no_data": true})), (DISK, json!("Diskless")), gone], "neither", there);
+        case(&[(DISK, json!("Outdated")), (REPLICATION, json!("SyncTarget"))], "older", Some("wait-sync data/0"));
+        case(&[(DISK, json!("Outdated"))], "older", Some("disconnect data && shimai connect data"));
+    }
+
+    #[test]
+    fn marks_for_a_disk_that_is_gone_are_not_taken_for_those_of_a_verify() {
+        let marked = ("/peers/0/volumes/0/out_of_sync_kib", json!(8));
+        case(std::slice::from_ref(&marked), "marked as different", Some("disconnect data"));
+        for lost in [(PEER_DISK, json!("Diskless")), (DISK, json!("Diskless"))] {
+            let found = explain(&status(&[marked.clone(), lost]));
+            assert!(found.iter().all(|one| !one.rule.contains("verify")), "{found:#?}");
+        }
+        let both = explain(&status(&[(PEER_DISK, json!("Diskless")), (DISK, json!("Diskless"))]));
+        assert!(both.iter().all(|one| !one.rule.contains("writes are stored here")), "{both:#?}");
+    }
+
+    #[test]
+    fn a_lost_disk_tells_how_it_was_lost() {
+        let lost = [(DISK, json!("Diskless")), (VOLUME_REASON, json!("write: No space left on device"))];
+        case(&lost, "no disk here: write: No space left on device", Some("attach data/0"));
+        case(&lost[..1], "not attached since the resource came up", Some("attach data/0"));
+    }
+
+    #[test]
+    fn a_refusal_that_repeats_at_each_try_is_explained_while_it_is_tried() {
+        let reason = (REASON, json!("expected AuthResponse payload of wrong size: is cram-hmac-alg the same?"));
+        case(&[(LINK, json!("WFConnection")), reason.clone()], "cram-hmac-alg", Some("adjust data"));
+        case(&[(LINK, json!("Unconnected")), reason], "answers, and the connection ends", Some("adjust data"));
+    }
+
+    #[test]
+    fn a_volume_that_the_peer_lacks_is_named() {
+        let volumes = json!([
+            {"number": 0, "replication": "Connected", "peer_disk": "UpToDate"},
+            {"number": 1, "replication": "WFReportParams", "peer_disk": "DUnknown"}
+        ]);
+        let second =
+            json!({"number": 1, "minor": 1, "device": "/dev/drbd1", "disk": "Inconsistent", "size_sectors": 8});
+        let mut lonely = status(&[(LINK, json!("WFReportParams")), (PEER_VOLUMES, volumes.clone())]);
+        lonely.volumes.push(serde_json::from_value(second).unwrap());
+        let found = explain(&lonely);
+        assert!(found.len() == 1, "no better copy is promised: {found:#?}");
+        case(
+            &[(LINK, json!("WFReportParams")), (PEER_VOLUMES, volumes)],
+            "nothing of volume 1",
+            Some("adjust data    (on bravo"),
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::harness::SHORT;
 use crate::harness::node::SHIMAI;
-use crate::harness::tools::{described, ended, output, spawn};
+use crate::harness::tools::{described, ended, kill as kill_child, output, run, spawn, tool};
 use crate::harness::wait::until;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -14,9 +14,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// The demonstration with a folder of the test's for its files.
-fn demo(folder: &Path) -> Command {
+fn demo(folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(SHIMAI);
-    command.args(["demo", "--seconds", "1"]).env("TMPDIR", folder).env("NO_COLOR", "1");
+    command.arg("demo").args(words).args(["--seconds", "1"]).env("TMPDIR", folder).env("NO_COLOR", "1");
     command
 }
 
@@ -54,7 +54,7 @@ fn summary(text: &str, name: &str) -> u64 {
 fn the_demonstration_ends_with_nothing_lost_and_nothing_left() {
     let test = TempDir::new().expect("there is room for a folder");
     let folder = folder(&test);
-    let mut command = demo(&folder);
+    let mut command = demo(&folder, &[]);
     let output = output(&mut command);
     assert!(output.status.success(), "{}", described(&command, &output));
     let text = String::from_utf8_lossy(&output.stdout);
@@ -64,26 +64,36 @@ fn the_demonstration_ends_with_nothing_lost_and_nothing_left() {
     for fact in ["killed (SIGKILL)", "Primary, serves nbd://127.0.0.1:", "in sync again", "blocks (", "alice Primary"] {
         assert!(text.contains(fact), "{fact:?} is not told in\n{text}");
     }
+    let place = |words: &str| text.find(words).unwrap_or_else(|| panic!("{words} is not in {text}"));
+    assert!(place("killed (SIGKILL)") < place("first write acknowledged"), "{text}");
+    assert!(place("first write acknowledged") < place("started again"), "{text}");
     assert_nothing_left(&folder);
 }
 
-/// Interrupts it once it has told `moment`; it ends with `exit` and nothing is left.
-fn interrupted(moment: &str, exit: i32, interrupt: fn(&Child)) {
-    let test = TempDir::new().expect("there is room for a folder");
-    let (folder, log) = (folder(&test), test.path().join("log"));
-    let mut demo = spawn(demo(&folder).process_group(0), &log);
-    let told = || fs::read_to_string(&log).unwrap_or_default();
+/// Starts it and waits until it has told `moment`; what it tells goes into `log`.
+fn begin(folder: &Path, words: &[&str], log: &Path, moment: &str) -> Child {
+    let mut demo = spawn(demo(folder, words).process_group(0), log);
+    let told = || fs::read_to_string(log).unwrap_or_default();
     until(&format!("{moment:?} is told"), SHORT, || {
         if let Some(status) = demo.try_wait().expect("it is our child") {
             panic!("it ended with {status}:\n{}", told());
         }
         if told().contains(moment) { Ok(()) } else { Err(told()) }
     });
-    assert!(!processes_in(&folder).is_empty(), "there is something to be cleaned up");
+    assert!(!processes_in(folder).is_empty(), "there is something to be cleaned up");
+    demo
+}
+
+/// Interrupts it once it has told `moment`; it ends with `exit` and nothing is left.
+fn interrupted(words: &[&str], moment: &str, exit: i32, interrupt: fn(&Child)) {
+    let test = TempDir::new().expect("there is room for a folder");
+    let (folder, log) = (folder(&test), test.path().join("log"));
+    let mut demo = begin(&folder, words, &log, moment);
     interrupt(&demo);
     let code = ended("the demonstration", &mut demo, Duration::from_secs(20));
-    assert_eq!(code, Some(exit), "{}", told());
-    assert!(told().contains("interrupted"), "{}", told());
+    let told = fs::read_to_string(&log).unwrap_or_default();
+    assert_eq!(code, Some(exit), "{told}");
+    assert!(told.contains("interrupted"), "{told}");
     assert_nothing_left(&folder);
 }
 
@@ -93,16 +103,45 @@ fn process(child: &Child) -> Pid {
 
 #[test]
 fn an_interrupted_demonstration_leaves_nothing_behind() {
-    interrupted("writes of 4 KiB", 130, |demo| kill(process(demo), Signal::SIGINT).expect("it runs"));
+    interrupted(&[], "writes of 4 KiB", 130, |demo| kill(process(demo), Signal::SIGINT).expect("it runs"));
 }
 
 /// A terminal sends the signal to the daemons, too.
 #[test]
 fn a_demonstration_interrupted_from_a_terminal_leaves_nothing_behind() {
-    interrupted("killed (SIGKILL)", 130, |demo| killpg(process(demo), Signal::SIGINT).expect("it runs"));
+    interrupted(&[], "killed (SIGKILL)", 130, |demo| killpg(process(demo), Signal::SIGINT).expect("it runs"));
 }
 
 #[test]
 fn a_terminated_demonstration_leaves_nothing_behind() {
-    interrupted("two daemons", 143, |demo| kill(process(demo), Signal::SIGTERM).expect("it runs"));
+    interrupted(&[], "two daemons", 143, |demo| kill(process(demo), Signal::SIGTERM).expect("it runs"));
+}
+
+#[test]
+fn a_demonstration_that_would_be_kept_leaves_nothing_behind_if_it_does_not_come_to_its_end() {
+    interrupted(&["--keep"], "writes of 4 KiB", 130, |demo| kill(process(demo), Signal::SIGINT).expect("it runs"));
+}
+
+#[test]
+fn the_daemons_of_a_killed_demonstration_end_too() {
+    let test = TempDir::new().expect("there is room for a folder");
+    let (folder, log) = (folder(&test), test.path().join("log"));
+    let mut demo = begin(&folder, &[], &log, "writes of 4 KiB");
+    kill_child(&mut demo);
+    until("the daemons have ended", SHORT, || {
+        let left = processes_in(&folder);
+        if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+    });
+}
+
+#[test]
+fn a_demonstration_without_room_does_not_begin() {
+    let test = TempDir::new().expect("there is room for a folder");
+    let small = folder(&test);
+    run(tool("mount").args(["-t", "tmpfs", "-o", "size=16M", "none"]).arg(&small));
+    let output = output(&mut demo(&small, &[]));
+    run(tool("umount").arg(&small));
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(20), "{errors}");
+    assert!(errors.contains("needs 144 MiB") && errors.contains("16 MiB are free"), "{errors}");
 }

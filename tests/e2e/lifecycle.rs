@@ -5,6 +5,8 @@ use crate::harness::configuration::RESOURCE;
 use crate::harness::disks::{make_sparse, read_at};
 use crate::harness::load::{BLOCK, Ledger, Load};
 use crate::harness::nbd::Nbd;
+use crate::harness::node::SHIMAI;
+use crate::harness::tools::run;
 use crate::harness::{Cluster, Format, LONG, Options};
 use nix::sys::signal::Signal;
 use shimai::model::state::{ConnectionState, DiskState};
@@ -244,4 +246,74 @@ fn a_wait_for_a_resync_ends_when_both_disks_are_good_and_not_before() {
     let here = cluster.b.refused(&["wait-sync", RESOURCE], 16);
     assert!(here.contains("Diskless here") && here.contains("why data"), "{here}");
     cluster.a.refused(&["wait-sync", RESOURCE], 11);
+}
+
+/// A log on a full disk, or whose reader has gone, is no reason to stop serving.
+#[test]
+fn a_daemon_whose_log_cannot_be_written_serves_on() {
+    let mut cluster = Cluster::new(Options::default());
+    cluster.create_md();
+    cluster.a.start_with_log("/dev/full".as_ref());
+    cluster.b.start();
+    cluster.up();
+    cluster.wait_both("connected", is_connected);
+    cluster.a.ok(&["new-current-uuid", "--clear-bitmap", RESOURCE]);
+    cluster.a.ok(&["primary", RESOURCE]);
+    cluster.b.kill9();
+    cluster.a.wait("bravo is missed", LONG, |status| !is_connected(status));
+    let mut nbd = Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("a Primary serves");
+    nbd.write(0, &[7; 4096]).expect("the write is done");
+    cluster.a.assert_alive();
+}
+
+/// Who asks for the end may stop waiting for it; what has not ended yet can still be looked at and let go.
+#[test]
+fn a_shutdown_whose_asker_has_gone_ends_in_order() {
+    let mut cluster = Cluster::with_primary(Options::default());
+    let load = Load::start(&cluster.a.nbd_socket(), RESOURCE, (0..1000).collect(), 4, Ledger::default());
+    load.wait_for(200);
+    cluster.a.ok(&["suspend-io", RESOURCE]);
+    let given_up = cluster.a.refused(&["--timeout", "1", "shutdown"], 20);
+    assert!(given_up.contains("all resources to go down"), "{given_up}");
+    assert_eq!(cluster.a.ok(&["role", RESOURCE]), "Primary/Secondary\n");
+    cluster.a.ok(&["resume-io", RESOURCE]);
+    assert_eq!(cluster.a.wait_for_end(), Some(0));
+    let log = std::fs::read_to_string(cluster.a.log()).expect("the daemon wrote it");
+    assert!(!log.contains("did not end within"), "{log}");
+    let ledger = load.died();
+    ledger.check("alpha's disk", |block| read_at(&cluster.a.disks[0], block * BLOCK, BLOCK as usize));
+}
+
+#[test]
+fn a_configuration_is_meant_from_where_it_was_typed() {
+    let mut cluster = Cluster::new(Options::default());
+    cluster.create_md();
+    cluster.a.start();
+    let name = cluster.a.config().file_name().expect("it is a file").to_string_lossy().into_owned();
+    let command = [SHIMAI, "--config", &name, "--node", "alpha", "--run-dir", "run", "up", RESOURCE];
+    let mut shimai = std::process::Command::new(command[0]);
+    run(shimai.args(&command[1..]).current_dir(&cluster.a.folder));
+    assert_eq!(cluster.a.ok(&["role", RESOURCE]), "Secondary/Unknown\n");
+}
+
+#[test]
+fn a_disk_of_a_resource_that_is_down_is_outdated_in_its_metadata() {
+    let mut cluster = Cluster::ready(Options::default());
+    cluster.b.ok(&["down", RESOURCE]);
+    cluster.b.ok(&["outdate", RESOURCE]);
+    cluster.a.ok(&["down", RESOURCE]);
+    cluster.b.ok(&["up", RESOURCE]);
+    wait_disk(&cluster.b, DiskState::Outdated);
+    assert_eq!(cluster.b.stop(), Some(0));
+}
+
+#[test]
+fn a_deadline_is_told_as_it_was_given() {
+    let mut cluster = Cluster::new(Options::default());
+    cluster.create_md();
+    cluster.a.start();
+    cluster.a.up();
+    let told = cluster.a.refused(&["--timeout", "1", "wait-connect", RESOURCE], 5);
+    assert!(told.contains("gave up after 1 s"), "{told}");
+    cluster.a.refused(&["--timeout", "0", "wait-connect", RESOURCE], 5);
 }

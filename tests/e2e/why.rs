@@ -126,6 +126,32 @@ fn split_brain(cluster: &mut Cluster) {
     cluster.b.wait("the verdict", LONG, |status| peer(status).connection != ConnectionState::WfReportParams);
 }
 
+/// Bravo has a mix of old and new and looks for alpha, which looks for nobody.
+fn inconsistent_and_looking(cluster: &mut Cluster) {
+    leave(&cluster.b);
+    cluster.b.ok(&["invalidate", RESOURCE]);
+    leave(&cluster.a);
+    cluster.b.ok(&["connect", RESOURCE]);
+    for (verb, exit) in [("primary", 17), ("invalidate", 11)] {
+        let refused = cluster.b.refused(&[verb, RESOURCE], exit);
+        assert!(refused.contains("next: shimai up data    (on alpha"), "{refused}");
+    }
+}
+
+/// The newer data is on the disk that alpha has let go.
+fn outdated_beside_a_detached_disk(cluster: &mut Cluster) {
+    leave(&cluster.b);
+    cluster.b.ok(&["outdate", RESOURCE]);
+    write_some(&cluster.a);
+    wait_no_client(&cluster.a);
+    cluster.a.ok(&["secondary", RESOURCE]);
+    cluster.a.ok(&["detach", RESOURCE]);
+    cluster.b.ok(&["connect", RESOURCE]);
+    cluster.b.ok(&["wait-connect", RESOURCE]);
+    let refused = cluster.b.refused(&["primary", RESOURCE], 17);
+    assert!(refused.contains("newer data") && refused.contains("next: shimai attach data/0    (on alpha"), "{refused}");
+}
+
 fn restarted_bravo(cluster: &mut Cluster) {
     assert_eq!(cluster.b.stop(), Some(0));
     cluster.b.start();
@@ -199,6 +225,17 @@ const ROWS: &[Row] = &[
     Row { name: "the protocols differ", begin: |c| adjust_bravo(c, "protocol C", "protocol A"),
         asked: Bravo, fact: "not looking for it", command: "adjust data",
         before: |c| c.b.edit_config("protocol A", "protocol C"), after: connect_alpha_if_alone },
+    Row { name: "the algorithms differ", begin: |c| adjust_bravo(c, "cram-hmac-alg sha1", "cram-hmac-alg sha256"),
+        asked: Bravo, fact: "answers, and the connection ends", command: "adjust data",
+        before: |c| c.b.edit_config("cram-hmac-alg sha256", "cram-hmac-alg sha1"), after: connect_alpha_if_alone },
+    Row { name: "bravo is Inconsistent and alpha does not look for it", begin: inconsistent_and_looking,
+        asked: Bravo, fact: "no good copy is in reach", command: "up data", before: nothing, after: nothing },
+    Row { name: "bravo is Outdated and alpha's disk was detached", begin: outdated_beside_a_detached_disk,
+        asked: Bravo, fact: "older than the peer's", command: "attach data/0", before: nothing, after: nothing },
+    Row { name: "bravo's disk was detached in the middle of a resync", begin: |c| { paused_resync(c); c.b.ok(&["detach", RESOURCE]); },
+        asked: Alpha, fact: "bravo has no disk", command: "attach data/0",
+        before: |c| assert!(!c.a.ok(&["why", RESOURCE]).contains("verify")),
+        after: |c| { c.a.ok(&["resume-sync", RESOURCE]); } },
     Row { name: "unrelated data", begin: unrelated,
         asked: Bravo, fact: "nrelated", command: "create-md --force data",
         before: |c| { c.b.ok(&["down", RESOURCE]); },
@@ -235,4 +272,92 @@ fn a_mistake_in_the_configuration_is_explained() {
     cluster.a.edit_config("protocol C", "protokol C");
     let found = why(&cluster.a);
     assert!(found.iter().any(|one| one.fact.contains("protokol") && one.command == "lint"), "{found:?}");
+}
+
+#[test]
+fn a_refusal_names_what_helps_and_where() {
+    let cluster = Cluster::with_primary(Options::default());
+    let two = cluster.b.refused(&["primary", RESOURCE], 11);
+    assert!(two.contains("next: shimai secondary data    (on alpha)"), "{two}");
+    cluster.a.ok(&["detach", RESOURCE]);
+    let needed = cluster.a.refused(&["disconnect", RESOURCE], 17);
+    assert!(needed.contains("next: shimai attach data/0\n"), "{needed}");
+    cluster.a.ok(&["attach", RESOURCE]);
+    cluster.wait_in_sync();
+    // Bravo holds the resync that alpha would have to wait for.
+    cluster.b.ok(&["pause-sync", RESOURCE]);
+    let held = cluster.a.refused(&["resume-sync", RESOURCE], 10);
+    assert!(held.contains("(157)") && held.contains("next: shimai resume-sync data/0    (on bravo)"), "{held}");
+    cluster.b.ok(&["resume-sync", RESOURCE]);
+    let running = cluster.a.refused(&["resume-sync", RESOURCE], 10);
+    assert!(running.contains("(135)"), "{running}");
+    leave(&cluster.b);
+    miss_bravo(&cluster);
+    let apart = cluster.a.refused(&["invalidate-remote", RESOURCE], 11);
+    assert!(apart.contains("next: shimai up data    (on bravo"), "{apart}");
+}
+
+/// Requests wait for data: the disk here went first, so only the peer's has what was acknowledged last.
+#[test]
+fn held_requests_are_let_go_by_the_peer_that_has_the_data() {
+    let mut cluster = Cluster::new(Options::default());
+    for node in cluster.nodes() {
+        node.edit_config("resource data {", "resource data {\n    options { on-no-data-accessible suspend-io; }");
+    }
+    cluster.create_md();
+    cluster.start();
+    cluster.up();
+    cluster.wait_both("connected", is_connected);
+    cluster.a.ok(&["primary", "--force", RESOURCE]);
+    cluster.wait_in_sync();
+    cluster.a.ok(&["detach", RESOURCE]);
+    write_some(&cluster.a);
+    cluster.b.kill9();
+    cluster.a.wait("requests are held", LONG, |status| status.suspended.no_data);
+    let found = why(&cluster.a);
+    let held =
+        found.iter().find(|one| one.fact.contains("requests of applications are held")).expect("it is explained");
+    assert!(held.command == "up data" && held.note.starts_with("on bravo"), "{held:?}");
+    cluster.b.start();
+    cluster.b.up();
+    cluster.a.wait("requests go on", LONG, |status| !status.suspended.no_data);
+}
+
+#[test]
+fn a_volume_that_only_one_node_has_is_named() {
+    let mut cluster = Cluster::new(Options { volumes: 2, ..Options::default() });
+    cluster.create_md();
+    let text = std::fs::read_to_string(cluster.b.config()).expect("the harness wrote it");
+    let mut is_left_out = false;
+    let lines = text.lines().filter(|line| {
+        is_left_out |= line.contains("volume 1 {");
+        let is_kept = !is_left_out;
+        is_left_out &= line.trim() != "}";
+        is_kept
+    });
+    let text: Vec<&str> = lines.collect();
+    std::fs::write(cluster.b.config(), text.join("\n")).expect("the file is ours");
+    cluster.start();
+    cluster.up();
+    crate::harness::wait::until("why names the volume", LONG, || {
+        let found = why(&cluster.a);
+        let is_named = found.iter().any(|one| one.fact.starts_with("bravo says nothing of volume 1"));
+        if is_named { Ok(()) } else { Err(format!("{found:?}\n{}", cluster.a.ok(&["status", RESOURCE]))) }
+    });
+}
+
+#[test]
+fn a_disk_that_is_not_in_use_tells_why() {
+    let mut cluster = Cluster::new(Options::default());
+    cluster.start();
+    let refused = cluster.a.shimai(&["up", RESOURCE]);
+    assert_eq!(refused.exit, Some(10), "{refused:?}");
+    let lost =
+        |node: &Node| why(node).into_iter().find(|one| one.fact.contains("no disk here")).expect("it is explained");
+    let without_metadata = lost(&cluster.a);
+    assert!(without_metadata.fact.contains("metadata"), "{without_metadata:?}");
+    std::fs::remove_file(&cluster.a.disks[0]).expect("it is ours");
+    cluster.a.refused(&["attach", RESOURCE], 10);
+    let missing = lost(&cluster.a);
+    assert!(missing.fact.contains("No such file"), "{missing:?}");
 }

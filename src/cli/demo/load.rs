@@ -4,8 +4,8 @@
 //! that was in flight when the server died may be there or not, but both nodes must agree about it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ use crate::nbd::client::ClientEvent;
 pub(super) const BLOCK_BYTES: u64 = 4096;
 /// Blocks that are written, again and again: 64 MiB.
 const BLOCKS: u64 = 16 << 10;
+/// What all of them take.
+pub(super) const WRITTEN_BYTES: u64 = BLOCKS * BLOCK_BYTES;
 const DEPTH: usize = 16;
 const FLUSH_EVERY: u64 = 256;
 const FUA_EVERY: u64 = 64;
@@ -54,16 +56,27 @@ pub(super) struct Load {
     blocks: Vec<Block>,
     acknowledged: u64,
     /// Since the load was last started.
-    first: Option<Instant>,
+    first: Arc<OnceLock<Instant>>,
 }
 
 /// A load at work.
 pub(super) struct Running {
     order: Arc<AtomicU8>,
+    first: Arc<OnceLock<Instant>>,
     thread: JoinHandle<(Load, anyhow::Result<()>)>,
 }
 
 impl Running {
+    /// When the first write was acknowledged.
+    pub(super) fn first_acknowledged(&self) -> Option<Instant> {
+        self.first.get().copied()
+    }
+
+    /// Whether it works no more although nobody has told it to stop.
+    pub(super) fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// The server has been killed: what it has not answered by now stays unanswered.
     pub(super) fn abandon(self) -> anyhow::Result<Load> {
         self.order.store(ABANDON, Ordering::Relaxed);
@@ -97,7 +110,7 @@ impl Load {
 
     fn with_seed(seed: u64) -> Self {
         let blocks = vec![Block::default(); BLOCKS as usize];
-        Self { seed, random: Random::new(seed), blocks, acknowledged: 0, first: None }
+        Self { seed, random: Random::new(seed), blocks, acknowledged: 0, first: Arc::default() }
     }
 
     /// Writes acknowledged so far.
@@ -110,21 +123,17 @@ impl Load {
         self.blocks.iter().filter(|block| block.uncertain.is_some()).count()
     }
 
-    /// When the first write since the last start was acknowledged.
-    pub(super) fn first_acknowledged(&self) -> Option<Instant> {
-        self.first
-    }
-
     /// Goes to work.
     pub(super) fn start(mut self, mut connection: Connection) -> Running {
         let order = Arc::new(AtomicU8::new(GO));
         let theirs = Arc::clone(&order);
-        self.first = None;
+        let first = Arc::new(OnceLock::new());
+        self.first = Arc::clone(&first);
         let thread = std::thread::spawn(move || {
             let result = self.work(&mut connection, &theirs);
             (self, result)
         });
-        Running { order, thread }
+        Running { order, first, thread }
     }
 
     /// Works until told to stop or the server goes away; then what was in flight is uncertain.
@@ -200,7 +209,7 @@ impl Load {
             block.uncertain = None;
         }
         self.acknowledged += 1;
-        self.first.get_or_insert_with(Instant::now);
+        self.first.get_or_init(Instant::now);
     }
 
     /// Reads back every block that was ever written.

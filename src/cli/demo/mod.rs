@@ -4,19 +4,18 @@
 //! are; its node's daemon is killed while it writes; the other node takes over; the first returns and is resynchronised;
 //! and in the end every block whose write was acknowledged is read back from both.
 //!
-//! Not here: blocks and their check (`load`), processes and commands (`pair`), how it is told (`timeline`), how it is
-//! ended early (`interrupt`).
+//! Not here: blocks and their check (`load`), processes and commands (`pair`), what is cleared up (`remains`), how it is told
+//! (`timeline`).
 
-mod interrupt;
 mod load;
 mod pair;
+mod remains;
 mod timeline;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
-use self::interrupt::Interrupt;
 use self::load::{BLOCK_BYTES, Load, Verdict};
 use self::pair::{ALICE, BOB, NodeName, Pair};
 use self::timeline::Timeline;
@@ -32,38 +31,26 @@ const EXIT_LOST: u8 = 42;
 /// Runs the demonstration.
 pub(super) fn demo(options: &Demo) -> anyhow::Result<u8> {
     let mut timeline = Timeline::begin("shimai demo: two nodes, one disk");
-    let interrupt = Interrupt::watch().context("cannot watch for signals")?;
-    let mut pair = Pair::new(options.keep, interrupt.clone())?;
-    match tell(&mut pair, &mut timeline, options) {
-        Ok(code) => Ok(code),
-        // Whatever failed, failed because of the signal; a terminal sends it to the daemons, too, and may be heard there
-        // first.
-        Err(error) => match interrupt.exit_code_soon() {
-            Some(code) => {
-                timeline.say("demo", "interrupted; the daemons are ended and the files removed");
-                Ok(code)
+    let mut pair = Pair::new(options.keep)?;
+    let seconds = Duration::from_secs(options.seconds);
+    match play(&mut pair, &mut timeline, seconds) {
+        Ok(story) => {
+            let is_good = timeline.verdict(story.gap, story.acknowledged, &story.verdicts);
+            match options.keep {
+                true => pair.keep(),
+                false => pair.end().map_err(|error| ended_early(&mut pair, error))?,
             }
-            None => {
-                pair.preserve();
-                Err(error.context(format!(
-                    "the demonstration ended early; its files and logs are in {}",
-                    pair.folder().display()
-                )))
-            }
-        },
+            Ok(if is_good { 0 } else { EXIT_LOST })
+        }
+        Err(error) => Err(ended_early(&mut pair, error)),
     }
 }
 
-/// The whole story; the exit code.
-fn tell(pair: &mut Pair, timeline: &mut Timeline, options: &Demo) -> anyhow::Result<u8> {
-    let story = play(pair, timeline, Duration::from_secs(options.seconds))?;
-    let is_good = timeline.verdict(story.gap, story.acknowledged, &story.verdicts);
-    if options.keep {
-        pair.keep();
-    } else {
-        pair.end()?;
-    }
-    Ok(if is_good { 0 } else { EXIT_LOST })
+/// The daemons end; what they have written stays to be looked at.
+fn ended_early(pair: &mut Pair, error: anyhow::Error) -> anyhow::Error {
+    pair.preserve();
+    let folder = pair.folder().display();
+    error.context(format!("the demonstration ended early; its files and logs are in {folder}"))
 }
 
 /// What is left to be judged.
@@ -78,23 +65,17 @@ fn play(pair: &mut Pair, timeline: &mut Timeline, seconds: Duration) -> anyhow::
     let mut load = Load::new()?;
     let running = load.start(Connection::open(&pair.nbd(ALICE))?);
     timeline.say("load", "writes of 4 KiB, 16 in flight, each block stamped, a flush now and then");
-    pair.pause(seconds)?;
+    let running = work(running, seconds)?;
     let killed = Instant::now();
     pair.kill(ALICE)?;
     load = running.abandon()?;
     let before = load.acknowledged();
-    timeline.say("load", &format!("{} writes acknowledged by alice", thousands(before)));
     timeline.bad("alice", &format!("killed (SIGKILL); writes in flight: {}", load.uncertain()));
+    timeline.say("load", &format!("{} writes were acknowledged by alice", thousands(before)));
 
     let (running, promoted) = take_over(pair, load, timeline)?;
-    pair.pause(seconds)?;
-    pair.bury(ALICE)?;
-    pair.start(ALICE)?;
-    pair.ask(ALICE, Verb::Up)?;
-    timeline.say("alice", "started again; its activity log tells which blocks may differ");
-    let resync = resynchronise(pair, timeline)?;
-    load = running.stop()?;
-    let gap = load.first_acknowledged().context("bob acknowledged nothing")?.saturating_duration_since(killed);
+    let (running, first) = first_write(running)?;
+    let gap = first.saturating_duration_since(killed);
     timeline.say(
         "bob",
         &format!(
@@ -103,9 +84,40 @@ fn play(pair: &mut Pair, timeline: &mut Timeline, seconds: Duration) -> anyhow::
             promoted.as_millis()
         ),
     );
+    let running = work(running, seconds)?;
+    pair.bury(ALICE)?;
+    pair.start(ALICE)?;
+    pair.ask(ALICE, Verb::Up)?;
+    timeline.say("alice", "started again; its activity log tells which blocks may differ");
+    let resync = resynchronise(pair, timeline)?;
+    load = running.stop()?;
     timeline.say("load", &format!("{} writes acknowledged by bob, {resync}", thousands(load.acknowledged() - before)));
     let verdicts = check_both(pair, &mut load, timeline)?;
     Ok(Story { gap, acknowledged: load.acknowledged(), verdicts })
+}
+
+/// Lets the load work for a while. One that ends by itself has an error to tell.
+fn work(running: load::Running, seconds: Duration) -> anyhow::Result<load::Running> {
+    pause(seconds);
+    if running.is_finished() {
+        running.stop()?;
+        bail!("the load stopped by itself");
+    }
+    Ok(running)
+}
+
+/// Waits until the load has its first acknowledgement.
+fn first_write(mut running: load::Running) -> anyhow::Result<(load::Running, Instant)> {
+    let begun = Instant::now();
+    loop {
+        if let Some(first) = running.first_acknowledged() {
+            return Ok((running, first));
+        }
+        if begun.elapsed() > TAKEOVER_PATIENCE {
+            bail!("bob acknowledged nothing within {} s", TAKEOVER_PATIENCE.as_secs());
+        }
+        running = work(running, Duration::from_millis(1))?;
+    }
 }
 
 /// Two nodes that are connected, in sync, with alice Primary.
@@ -133,7 +145,7 @@ fn take_over(pair: &Pair, load: Load, timeline: &mut Timeline) -> anyhow::Result
         match pair.ask(BOB, Verb::Primary) {
             Ok(()) => break,
             Err(error) if begun.elapsed() > TAKEOVER_PATIENCE => return Err(error.context("bob is not promoted")),
-            Err(_) => pair.pause(Duration::from_millis(5))?,
+            Err(_) => pause(Duration::from_millis(5)),
         }
     }
     let promoted = begun.elapsed();
@@ -180,6 +192,12 @@ fn check_both(pair: &Pair, load: &mut Load, timeline: &mut Timeline) -> anyhow::
         bail!("nothing was written, so nothing was shown");
     }
     Ok(verdicts)
+}
+
+/// Lets time pass: for the load to work, or before asking again.
+#[expect(clippy::disallowed_methods, reason = "a demonstration lasts as long as it was asked to")]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 /// `1234567` as `1,234,567`.

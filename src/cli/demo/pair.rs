@@ -8,8 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::statvfs::statvfs;
 
-use super::interrupt::{Interrupt, Interrupted};
+use super::load::WRITTEN_BYTES;
+use super::pause;
+use super::remains::Remains;
 use crate::cli::client::{ClientError, ask};
 use crate::cli::nbd::{Address, Place};
 use crate::control::status::ResourceStatus;
@@ -35,20 +38,15 @@ pub(super) struct NodeName(pub(super) &'static str);
 pub(super) const ALICE: NodeName = NodeName("alice");
 pub(super) const BOB: NodeName = NodeName("bob");
 
-/// What a node has.
-struct Node {
-    nbd_port: u16,
-    process: Option<Child>,
-}
+/// What a demonstration writes at most: the blocks of the load on both disks, metadata, logs.
+const ROOM_BYTES: u64 = 2 * WRITTEN_BYTES + (16 << 20);
 
 /// The two nodes.
 pub(super) struct Pair {
     folder: PathBuf,
-    nodes: [Node; 2],
-    interrupt: Interrupt,
+    nbd_ports: [u16; 2],
     is_kept: bool,
-    /// Leave the files alone.
-    is_preserved: bool,
+    remains: Remains,
 }
 
 impl Pair {
@@ -56,12 +54,14 @@ impl Pair {
     pub(super) const DISK_MIB: u64 = 256;
 
     /// Makes the folder, the disks and the configuration.
-    pub(super) fn new(is_kept: bool, interrupt: Interrupt) -> anyhow::Result<Self> {
+    pub(super) fn new(is_kept: bool) -> anyhow::Result<Self> {
         let name = format!("shimai-demo-{:08x}", random_u64().context("no random numbers")? as u32);
         let folder = std::env::temp_dir().join(name);
         let [link_alice, link_bob, nbd_alice, nbd_bob] = free_ports()?;
-        let node = |nbd_port| Node { nbd_port, process: None };
-        let pair = Self { folder, nodes: [node(nbd_alice), node(nbd_bob)], interrupt, is_kept, is_preserved: false };
+        check_room(&std::env::temp_dir())?;
+        let remains = Remains::new(folder.clone());
+        remains.clear_when_interrupted();
+        let pair = Self { folder, nbd_ports: [nbd_alice, nbd_bob], is_kept, remains };
         for name in [ALICE, BOB] {
             std::fs::create_dir_all(pair.run_dir(name)).context("cannot make a folder for the demonstration")?;
             let create = Create::New { bytes: Self::DISK_MIB << 20 };
@@ -89,11 +89,6 @@ impl Pair {
         )
     }
 
-    /// Lets time pass, unless somebody has had enough.
-    pub(super) fn pause(&self, duration: Duration) -> Result<(), Interrupted> {
-        self.interrupt.pause(duration)
-    }
-
     /// Where everything is.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
@@ -111,12 +106,8 @@ impl Pair {
         self.folder.join(format!("{}.disk", node.0))
     }
 
-    fn node(&self, name: NodeName) -> &Node {
-        &self.nodes[usize::from(name == BOB)]
-    }
-
-    fn node_mut(&mut self, name: NodeName) -> &mut Node {
-        &mut self.nodes[usize::from(name == BOB)]
+    fn nbd_port(&self, node: NodeName) -> u16 {
+        self.nbd_ports[index(node)]
     }
 
     /// Writes metadata on both disks.
@@ -141,16 +132,18 @@ impl Pair {
             .arg(self.run_dir(node))
             .arg("--state-dir")
             .arg(self.run_dir(node).join("state"))
-            .args(["--nbd-listen", &format!("127.0.0.1:{}", self.node(node).nbd_port)])
+            .args(["--nbd-listen", &format!("127.0.0.1:{}", self.nbd_port(node))])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        if self.is_kept {
-            // It shall outlive us, and an interrupt of ours.
-            command.process_group(0);
+        // An interrupt is ours to hear. Whose end we do not live to see ends by itself, unless it shall outlive us.
+        command.process_group(0);
+        if !self.is_kept {
+            command.args(["--parent", &std::process::id().to_string()]);
         }
-        let process = command.spawn().context("cannot start a daemon")?;
-        self.node_mut(node).process = Some(process);
+        let mut things = self.remains.lock();
+        things.processes[index(node)] = Some(command.spawn().context("cannot start a daemon")?);
+        drop(things);
         let begun = Instant::now();
         loop {
             match self.request(node, Request::new(Verb::Version, None), START_PATIENCE) {
@@ -158,7 +151,7 @@ impl Pair {
                 Err(error) if begun.elapsed() > START_PATIENCE => {
                     return Err(error.context(format!("{}'s daemon does not answer", node.0)));
                 }
-                Err(_) => self.pause(Duration::from_millis(5))?,
+                Err(_) => pause(Duration::from_millis(5)),
             }
         }
     }
@@ -166,7 +159,7 @@ impl Pair {
     /// `alice (process 12), bob (process 13)`.
     pub(super) fn processes(&self) -> String {
         let shown = |node: NodeName| {
-            let process = self.node(node).process.as_ref().map_or(0, Child::id);
+            let process = self.remains.lock().processes[index(node)].as_ref().map_or(0, Child::id);
             format!("{} (process {process})", node.0)
         };
         format!("{}, {}", shown(ALICE), shown(BOB))
@@ -175,16 +168,15 @@ impl Pair {
     /// SIGKILL: no goodbye, nothing written. What the kernel has in hand for the process it still finishes; that may
     /// take a while, and is not waited for.
     pub(super) fn kill(&mut self, node: NodeName) -> anyhow::Result<()> {
-        let process = self.node_mut(node).process.as_mut().context("the daemon does not run")?;
+        let mut things = self.remains.lock();
+        let process = things.processes[index(node)].as_mut().context("the daemon does not run")?;
         process.kill().context("cannot kill the daemon")
     }
 
     /// Waits until nothing is left of a killed daemon.
     pub(super) fn bury(&mut self, node: NodeName) -> anyhow::Result<()> {
-        if let Some(mut process) = self.node_mut(node).process.take() {
-            process.wait()?;
-        }
-        Ok(())
+        let process = self.remains.lock().processes[index(node)].take();
+        process.map_or(Ok(()), |mut process| Ok(process.wait().map(|_| ())?))
     }
 
     /// Has a node carry out a verb on the resource.
@@ -204,7 +196,7 @@ impl Pair {
         let begun = Instant::now();
         loop {
             match self.ask(node, Verb::Secondary) {
-                Err(_) if begun.elapsed() < Duration::from_secs(5) => self.pause(Duration::from_millis(10))?,
+                Err(_) if begun.elapsed() < Duration::from_secs(5) => pause(Duration::from_millis(10)),
                 result => return result,
             }
         }
@@ -229,7 +221,6 @@ impl Pair {
     /// The lines of an answer; a refusal is an error.
     fn request(&self, node: NodeName, request: Request, patience: Duration) -> anyhow::Result<Vec<Response>> {
         let verb = request.verb;
-        self.interrupt.check()?;
         let mut answer = ask(&self.run_dir(node).join("control.sock"), request, Some(patience))?;
         let mut lines = Vec::new();
         while let Some(line) = answer.next_response()? {
@@ -244,12 +235,12 @@ impl Pair {
 
     /// Where the node serves the volume, for us.
     pub(super) fn nbd(&self, node: NodeName) -> Address {
-        Address { place: Place::Tcp("127.0.0.1".into(), self.node(node).nbd_port), export: RESOURCE.into() }
+        Address { place: Place::Tcp("127.0.0.1".into(), self.nbd_port(node)), export: RESOURCE.into() }
     }
 
     /// And for people.
     pub(super) fn uri(&self, node: NodeName) -> String {
-        format!("nbd://127.0.0.1:{}/{RESOURCE}", self.node(node).nbd_port)
+        format!("nbd://127.0.0.1:{}/{RESOURCE}", self.nbd_port(node))
     }
 
     /// Ends both daemons and removes the files.
@@ -267,38 +258,33 @@ impl Pair {
     }
 
     fn wait_for_end(&mut self, node: NodeName) -> anyhow::Result<()> {
-        let Some(mut process) = self.node_mut(node).process.take() else { return Ok(()) };
         let begun = Instant::now();
         while begun.elapsed() < END_PATIENCE {
+            let mut things = self.remains.lock();
+            let Some(process) = things.processes[index(node)].as_mut() else { return Ok(()) };
             if let Some(status) = process.try_wait()? {
+                things.processes[index(node)] = None;
                 if !status.success() {
                     bail!("{}'s daemon ended with {status}", node.0);
                 }
                 return Ok(());
             }
-            if self.pause(Duration::from_millis(5)).is_err() {
-                break;
-            }
+            drop(things);
+            pause(Duration::from_millis(5));
         }
-        process.kill()?;
-        process.wait()?;
-        bail!("{}'s daemon did not end within {} s", node.0, begun.elapsed().as_secs())
+        bail!("{}'s daemon did not end within {} s", node.0, END_PATIENCE.as_secs())
     }
 
     /// Files and logs stay where they are; the daemons end.
     pub(super) fn preserve(&mut self) {
-        self.is_preserved = true;
-        for node in &mut self.nodes {
-            if let Some(mut process) = node.process.take() {
-                let _ = process.kill();
-                let _ = process.wait();
-            }
-        }
+        let mut things = self.remains.lock();
+        things.kill();
+        things.leave();
     }
 
     /// Says how to play with what stays.
     pub(super) fn keep(&mut self) {
-        self.is_preserved = true;
+        self.remains.lock().leave();
         let shimai = std::env::current_exe().unwrap_or_else(|_| "shimai".into());
         let command = |node: NodeName, words: &str| {
             format!(
@@ -317,25 +303,36 @@ impl Pair {
         println!("  {}", command(ALICE, "shutdown"));
         println!("  {}", command(BOB, "shutdown"));
         println!("  rm -r {}", self.folder.display());
-        // Dropping a child's handle leaves the child alone.
-        for node in &mut self.nodes {
-            node.process = None;
-        }
     }
 }
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        for node in &mut self.nodes {
-            if let Some(mut process) = node.process.take() {
-                let _ = process.kill();
-                let _ = process.wait();
-            }
-        }
-        if !self.is_preserved {
-            let _ = std::fs::remove_dir_all(&self.folder);
-        }
+        self.remains.lock().clear();
     }
+}
+
+fn index(node: NodeName) -> usize {
+    usize::from(node == BOB)
+}
+
+/// Refuses to begin what would end in the middle, for want of room.
+fn check_room(folder: &Path) -> anyhow::Result<()> {
+    let found = statvfs(folder).with_context(|| format!("cannot look at {}", folder.display()))?;
+    let free = found.blocks_available().saturating_mul(found.fragment_size());
+    enough_room(folder, free)
+}
+
+fn enough_room(folder: &Path, free: u64) -> anyhow::Result<()> {
+    if free < ROOM_BYTES {
+        bail!(
+            "the demonstration needs {} MiB in {}, and {} MiB are free there; name another folder by TMPDIR",
+            ROOM_BYTES >> 20,
+            folder.display(),
+            free >> 20
+        );
+    }
+    Ok(())
 }
 
 /// `shimaid` beside this program, or this program itself, which can be one.
@@ -368,4 +365,19 @@ fn free_ports() -> anyhow::Result<[u16; 4]> {
         held.push(listener);
     }
     Ok(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_little_room_is_told_with_how_much_it_takes() {
+        let error = enough_room(Path::new("/small"), 12 << 20).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the demonstration needs 144 MiB in /small, and 12 MiB are free there; name another folder by TMPDIR"
+        );
+        assert!(enough_room(Path::new("/large"), 1 << 40).is_ok());
+    }
 }

@@ -3,8 +3,9 @@
 //! An array with one object a resource; the brackets and the commas between objects stand on lines of their own, which
 //! line-oriented readers rely on.
 
-use super::{PeerStatus, PeerVolumeStatus, ResourceStatus, SyncStatus, VolumeStatus};
+use super::{PathStatus, PeerStatus, PeerVolumeStatus, ResourceStatus, SyncStatus, VolumeStatus};
 use crate::model::state::ConnectionState;
+use core::net::SocketAddr;
 use serde::Serialize;
 
 /// The array, with a line feed at the end.
@@ -106,6 +107,7 @@ struct Connection<'a> {
     tls: bool,
     ap_in_flight: u64,
     rs_in_flight: u64,
+    paths: Vec<Path>,
     #[serde(rename = "peer_devices")]
     peer_devices: Vec<PeerDevice>,
 }
@@ -125,8 +127,37 @@ impl<'a> Connection<'a> {
             tls: false,
             ap_in_flight: status.ap_in_flight,
             rs_in_flight: status.rs_in_flight,
+            paths: status.path.iter().map(|path| Path::of(path, status.is_connected())).collect(),
             peer_devices: status.volumes.iter().map(|peer| PeerDevice::of(peer, size_kib(peer.number))).collect(),
         }
+    }
+}
+
+/// DRBD writes these keys with underscores.
+#[derive(Serialize)]
+struct Path {
+    this_host: End,
+    remote_host: End,
+    established: bool,
+}
+
+#[derive(Serialize)]
+struct End {
+    address: String,
+    port: u16,
+    family: &'static str,
+}
+
+impl Path {
+    fn of(status: &PathStatus, established: bool) -> Self {
+        Self { this_host: End::of(status.this_host), remote_host: End::of(status.remote_host), established }
+    }
+}
+
+impl End {
+    fn of(address: SocketAddr) -> Self {
+        let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+        Self { address: address.ip().to_string(), port: address.port(), family }
     }
 }
 
@@ -275,6 +306,21 @@ mod tests {
       "tls": false,
       "ap-in-flight": 8,
       "rs-in-flight": 0,
+      "paths": [
+        {
+          "this_host": {
+            "address": "10.0.0.1",
+            "port": 7789,
+            "family": "ipv4"
+          },
+          "remote_host": {
+            "address": "fd00::2",
+            "port": 7788,
+            "family": "ipv6"
+          },
+          "established": true
+        }
+      ],
       "peer_devices": [
         {
           "volume": 0,

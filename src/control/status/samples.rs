@@ -1,6 +1,8 @@
 //! Statuses that the renderings are tested with.
 
-use super::{PeerStatus, PeerVolumeStatus, ResourceStatus, ResyncSuspended, Suspended, SyncStatus, VolumeStatus};
+use super::{
+    PathStatus, PeerStatus, PeerVolumeStatus, ResourceStatus, ResyncSuspended, Suspended, SyncStatus, VolumeStatus,
+};
 use crate::model::state::{ConnectionState, DiskState, Role};
 
 /// Primary and Secondary, both up to date, one volume.
@@ -29,6 +31,7 @@ pub(super) fn pair() -> ResourceStatus {
             open: true,
             nbd: vec!["nbd+unix:///data?socket=/run/shimai/nbd.sock".into()],
             backing_dev: Some("/dev/vg/data".into()),
+            reason: None,
         }],
         peers: vec![PeerStatus {
             name: "bravo".into(),
@@ -41,6 +44,10 @@ pub(super) fn pair() -> ResourceStatus {
             rs_in_flight: 0,
             epochs: 1,
             reason: None,
+            path: Some(PathStatus {
+                this_host: "10.0.0.1:7789".parse().expect("an address"),
+                remote_host: "[fd00::2]:7788".parse().expect("an address"),
+            }),
             volumes: vec![PeerVolumeStatus {
                 number: 0,
                 replication: ConnectionState::Connected,

@@ -174,14 +174,16 @@ impl Page {
 
     fn peer_volume(&mut self, volume: &PeerVolumeStatus, is_trivial: bool) {
         let is_off = volume.replication < ConnectionState::Connected;
+        // A number that nothing follows would look like something that was cut off.
+        let is_bare = is_off && volume.peer_disk == DiskState::Unknown && !is_trivial;
         self.begin(4);
         if !is_trivial {
             self.item("volume", volume.number);
         }
-        if self.options.verbose || !is_off {
+        if self.options.verbose || !is_off || is_bare {
             self.toned("replication", volume.replication_name(), replication_tone(volume.replication));
         }
-        if self.options.verbose || !is_off || volume.peer_disk != DiskState::Unknown {
+        if self.options.verbose || !is_off || volume.peer_disk != DiskState::Unknown || is_bare {
             self.toned("peer-disk", volume.peer_disk, disk_tone(volume.peer_disk));
         }
         if let Some(sync) = volume.sync {
@@ -376,6 +378,17 @@ data role:Primary
 
 ";
         assert_eq!(text(&[pair(), first], PLAIN), expected);
+    }
+
+    #[test]
+    fn a_volume_that_the_peer_does_not_know_is_off() {
+        let mut status = second_volume();
+        let peer = &mut status.peers[0];
+        peer.connection = ConnectionState::WfReportParams;
+        (peer.volumes[1].replication, peer.volumes[1].peer_disk) =
+            (ConnectionState::WfReportParams, DiskState::Unknown);
+        let text = text(&[status], PLAIN);
+        assert!(text.ends_with("    volume:1 replication:Off peer-disk:DUnknown\n\n"), "{text}");
     }
 
     #[test]

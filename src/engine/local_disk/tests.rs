@@ -21,7 +21,7 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("disk");
         std::fs::File::create(&data).unwrap().set_len(DISK_BYTES).unwrap();
-        let opened = Opened::open(&BackingPaths { data, metadata: None }, direct, Duration::ZERO).unwrap();
+        let opened = Opened::open(&BackingPaths { data, metadata: None, slot: None }, direct, Duration::ZERO).unwrap();
         let mut ring = Ring::new(64).unwrap();
         let mut disks = LocalDisks::new(1, BufferPool::new());
         disks.place(0, opened, &mut ring);

@@ -93,8 +93,13 @@ impl Node {
 
     /// Starts the daemon and waits until it answers.
     pub(crate) fn start(&mut self) {
+        self.start_with_log(&self.log());
+    }
+
+    /// Starts the daemon with another place for what it prints.
+    pub(crate) fn start_with_log(&mut self, log: &Path) {
         assert!(self.daemon.is_none(), "{} runs already", self.name);
-        let mut child = spawn(&mut self.daemon_command(), &self.log());
+        let mut child = spawn(&mut self.daemon_command(), log);
         until(&format!("{}'s daemon answers", self.name), SHORT, || {
             if let Some(status) = child.try_wait().expect("it is our child") {
                 panic!("{}'s daemon ended with {status}:\n{}", self.name, self.log_tail());
@@ -122,8 +127,13 @@ impl Node {
     /// Asks the daemon to end, as an init system would; its exit code.
     pub(crate) fn stop(&mut self) -> Option<i32> {
         self.signal(Signal::SIGTERM);
+        self.wait_for_end()
+    }
+
+    /// Waits for the end of a daemon that somebody has asked to end; its exit code.
+    pub(crate) fn wait_for_end(&mut self) -> Option<i32> {
         let mut child = self.daemon.take().expect("the daemon runs");
-        ended("shimaid after SIGTERM", &mut child, SHORT)
+        ended("shimaid", &mut child, SHORT)
     }
 
     /// Sends a signal to the daemon.
