@@ -249,11 +249,20 @@ impl Node {
         format!("nbd+unix:///{export}?socket={}", self.nbd_socket().display())
     }
 
+    /// Bytes of memory the daemon has resident.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
     /// Bytes of memory the daemon had resident when it had most.
     pub(crate) fn peak_resident_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, which: &str) -> u64 {
         let path = Path::new("/proc").join(self.process().to_string()).join("status");
         let text = fs::read_to_string(path).expect("the daemon runs");
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("every process has one");
+        let line = text.lines().find_map(|line| line.strip_prefix(which)).expect("every process has one");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("the kernel prints a number");
         kib * 1024
     }
