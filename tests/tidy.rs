@@ -24,8 +24,22 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("replica", &["model", "metadata", "wire", "control", "activity_log", "bitmap", "generation"]),
     ("engine", &["model", "io", "metadata", "wire", "control", "nbd", "replica"]),
     ("daemon", &["model", "io", "metadata", "wire", "config", "control", "replica", "engine"]),
-    // Talks to the daemon over `control`, never to its insides. Of the engine it uses metadata of idle disks only.
-    ("cli", &["io", "metadata", "config", "control", "nbd", "engine::offline"]),
+    // Talks to the daemon over `control`, never to its insides. Of the engine it uses metadata of idle disks, and limits that it
+    // tells people; of the wire the names of algorithms.
+    (
+        "cli",
+        &[
+            "io",
+            "metadata",
+            "wire::auth",
+            "config",
+            "control",
+            "nbd",
+            "engine::offline",
+            "engine::PEERS_MAX",
+            "engine::NBD_CLIENTS_MAX",
+        ],
+    ),
     ("bin", &["cli", "daemon"]),
 ];
 

@@ -110,6 +110,7 @@ impl World {
             self.drop_sockets(node, power);
             self.abandon_requests(node);
             self.watch.forget(node);
+            self.watch.crashes += 1;
             (0..self.volumes()).for_each(|volume| self.oracle.end_transit(volume, node));
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! D1 acknowledged means on every good connected copy · D2 flushed means stable there · D3 reads return what is legal ·
 //! D6 a bit is cleared only where the copies agree · D8 no foreign block before Inconsistent is stable, no bad disk serves ·
-//! D9 a good copy hides a bad disk · G1 new generation before lonely writes · G2 split brain told if and only if there is one ·
+//! D9 a good copy hides a bad disk · G6 no resync of more than was written · G1 new generation before lonely writes · G2 split brain told if and only if there is one ·
 //! G4 nothing acknowledged is dropped unasked · C1 never two Primaries connected · R1, R2 the machine's manners.
 //!
 //! Not here: laws about the whole state of two disks (`states`).
@@ -13,6 +13,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use shimai::metadata::superblock::DeviceFlags;
 use shimai::model::state::{ConnectionState, DiskState, Role};
+use shimai::model::units::EXTENT_BLOCKS;
 use shimai::replica::action::{DiskOperation, RequestError};
 
 use crate::client::{Asked, Outstanding};
@@ -21,7 +22,7 @@ use crate::disk::span_of;
 use crate::fork;
 use crate::machine::{Facts, words};
 use crate::oracle::{Seen, look};
-use crate::profile::name;
+use crate::profile::{Fault, name};
 use crate::world::World;
 
 /// What the checkers remember from event to event.
@@ -43,6 +44,11 @@ pub(crate) struct Watch {
     unflushed: Vec<[BTreeMap<u64, u64>; 2]>,
     /// `Primary --force` has been asked for and not been answered.
     pub(crate) forced: bool,
+    /// Processes that died, and disks that failed under them, so far.
+    pub(crate) crashes: u64,
+    /// By volume: a whole copy was given up, or they never were the same. Bits that such a sync has cleared may come back with
+    /// a crash, since they reach the disk some time after it.
+    pub(crate) full_sync_was_due: Vec<bool>,
     /// Disks have failed or gone since both copies were last good: a refusal may have other reasons than a split brain.
     pub(crate) disturbed: bool,
     /// Double faults have left no good copy: what applications read is nobody's promise any more.
@@ -50,7 +56,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(volumes: usize) -> Self {
+    pub(crate) fn new(volumes: usize, born_in_sync: bool) -> Self {
         Self {
             losses: 0,
             sessions: 0,
@@ -62,6 +68,8 @@ impl Watch {
             resynced: vec![false; volumes],
             unflushed: vec![<[BTreeMap<u64, u64>; 2]>::default(); volumes],
             forced: false,
+            crashes: 0,
+            full_sync_was_due: vec![!born_in_sync; volumes],
             disturbed: false,
             void: false,
         }
@@ -315,6 +323,15 @@ impl World {
         }
     }
 
+    /// The source knows the target's generation from its history only: then nobody has counted, and everything counts. So it
+    /// is after a start that was taken back although the target had just heard of it.
+    fn is_known_from_history(&self, target: usize, volume: usize) -> bool {
+        let disk = self.nodes[1 - target].metadata(&self.profile, volume);
+        let source = fork::superblock(&disk.stable, &self.layouts[volume], disk.bytes);
+        let current = self.stable_generation(target, volume);
+        source.is_ok_and(|source| source.generations.history.iter().any(|old| Some(old.masked()) == current))
+    }
+
     fn stable_generation(&self, node: usize, volume: usize) -> Option<u64> {
         let disk = self.nodes[node].metadata(&self.profile, volume);
         let superblock = fork::superblock(&disk.stable, &self.layouts[volume], disk.bytes);
@@ -373,10 +390,18 @@ impl World {
         if new.role == Role::Primary && old.is_none_or(|old| old.role != Role::Primary) {
             self.on_promoted(node, volume, new);
         }
+        // A disk that fails leaves its activity log behind as a process does that dies.
+        let went = new.disk <= DiskState::Failed && old.is_some_and(|old| old.disk > DiskState::Failed);
+        self.watch.crashes += u64::from(went);
         // Detached, or failed.
         self.watch.disturbed |= old.is_some_and(|old| old.disk > new.disk && new.disk <= DiskState::Inconsistent);
         if new.is_target() && !old.is_some_and(|old| old.is_target()) {
             self.on_target(node, volume);
+        }
+        let is_receiving =
+            |it: Facts| matches!(it.connection, ConnectionState::SyncTarget | ConnectionState::PausedSyncT);
+        if is_receiving(new) && !old.is_some_and(is_receiving) {
+            self.check_no_excess(node, volume);
         }
         if new.connection == ConnectionState::SyncTarget && !self.is_stably_consistent(node, volume) {
             let copy = &mut self.oracle.copies[volume][node];
@@ -422,6 +447,27 @@ impl World {
         {
             let text = format!("{} becomes target although it alone holds w{id} in sector {sector}", name(node));
             self.fail("G4", text);
+        }
+    }
+
+    /// A resync is about what was written, and after a crash about the extents of that; never about more.
+    fn check_no_excess(&mut self, node: usize, volume: usize) {
+        // A write that fails half way may leave an activity log that tells nothing: then everything counts.
+        let log_may_be_torn = [Fault::DiskError, Fault::BadSector].iter().any(|&fault| self.profile.has(fault));
+        let excused = self.watch.full_sync_was_due[volume] || self.watch.void || self.operator.gave_up_data;
+        if excused || log_may_be_torn || self.is_known_from_history(node, volume) {
+            return;
+        }
+        self.count("checks: no excess");
+        let Some(process) = &self.nodes[node].process else { return };
+        let grain = if self.watch.crashes > 0 { EXTENT_BLOCKS } else { 1 };
+        let written = self.oracle.written(volume, grain);
+        let bits = words(&process.resource, volume).iter().enumerate();
+        let mut dirty = bits.flat_map(|(index, word)| {
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index as u64 * 64 + bit)
+        });
+        if let Some(block) = dirty.find(|block| !written.contains(&(block / grain))) {
+            self.fail("G6", format!("{} asks for block {block}, which nobody has written", name(node)));
         }
     }
 

@@ -294,6 +294,7 @@ impl World {
             false => (node, Command::Invalidate { volume }),
         };
         self.oracle.copies[volume][node].given_up = true;
+        self.watch.full_sync_was_due[volume] = true;
         self.command(on, command);
     }
 
@@ -326,6 +327,7 @@ impl World {
             self.operator.first_promotion = false;
             self.operator.last_promotion = self.now;
             self.watch.forced = true;
+            self.watch.full_sync_was_due.fill(true);
             (0..self.volumes()).for_each(|volume| self.oracle.copies[volume][1 - node].given_up = true);
             self.command(node, Command::Primary { force: true });
         }
@@ -355,18 +357,23 @@ impl World {
             if (0..self.volumes()).all(|volume| self.facts(node, volume).is_some_and(|facts| facts.is_in_sync())) {
                 self.operator.attaches[node] = 0;
             }
-            // A resync that could not read some blocks has ended with the target Inconsistent; the next handshake tries again.
+            if self.operator.attaches[node] > 5 && facts.is_connected() {
+                self.operator.attaches[node] = 0;
+                self.operator.disconnected(node, self.now + SECOND);
+                self.command(node, Command::Disconnect { force: true });
+            }
+        }
+    }
+
+    /// A resync that could not read some blocks has ended with the target Inconsistent; the next handshake tries again.
+    fn part_the_half_synced(&mut self) {
+        for node in 0..2 {
             let half = (0..self.volumes()).filter_map(|volume| self.facts(node, volume)).any(|facts| {
                 facts.connection == ConnectionState::Connected
                     && facts.disk == DiskState::Inconsistent
                     && facts.peer_disk == DiskState::UpToDate
             });
             if half && self.rng.operator.chance(50) {
-                self.operator.disconnected(node, self.now + SECOND);
-                self.command(node, Command::Disconnect { force: true });
-            }
-            if self.operator.attaches[node] > 5 && facts.is_connected() {
-                self.operator.attaches[node] = 0;
                 self.operator.disconnected(node, self.now + SECOND);
                 self.command(node, Command::Disconnect { force: true });
             }
@@ -391,6 +398,11 @@ impl World {
 
     /// After double faults there may be no good copy left: a person picks one.
     fn unstick(&mut self) {
+        let faults = [Fault::DiskError, Fault::BadSector, Fault::DiskDeath, Fault::Detach];
+        if faults.iter().any(|&fault| self.profile.has(fault)) {
+            // Without disks that fail or go, a resync comes to its end by itself or not at all.
+            self.part_the_half_synced();
+        }
         self.give_up_diskless_primary();
         self.attach_apart();
         let facts = [0, 1].map(|node| self.facts(node, 0));

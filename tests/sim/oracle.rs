@@ -11,11 +11,11 @@
 //! Protocols A and B acknowledge what the other copy will only get: such writes are *in transit* while the connection lasts,
 //! and *owed*: lost legally if the other side takes over, until a new generation has begun where they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::contents::{Contents, SECTOR};
+use crate::contents::{BLOCK, Contents, SECTOR};
 use crate::disk::Span;
 
 /// A write, trim or write-zeroes of an application.
@@ -375,6 +375,12 @@ impl Oracle {
             .map(|(&sector, &id)| (sector, id))
             .filter(|&(s, id)| holds(node, s, id) && !holds(1 - node, s, id))
             .collect()
+    }
+
+    /// Groups of `grain` blocks of a volume that any write has touched.
+    pub(crate) fn written(&self, volume: usize, grain: u64) -> BTreeSet<u64> {
+        let spans = self.records.iter().filter(|record| record.volume == volume).map(|record| record.span);
+        spans.flat_map(|(from, to)| from / BLOCK / grain..(to.div_ceil(BLOCK)).div_ceil(grain)).collect()
     }
 
     /// A target holds what its source holds.

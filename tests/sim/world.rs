@@ -199,7 +199,7 @@ impl World {
             client: Client::new(volumes),
             operator: Operator::new(&profile),
             oracle: Oracle::new(volumes),
-            watch: Watch::new(volumes),
+            watch: Watch::new(volumes, profile.born_in_sync),
             layouts,
             now: 0,
             queue: BinaryHeap::new(),
