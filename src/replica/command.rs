@@ -205,7 +205,9 @@ impl Resource {
         if view.conn < ConnectionState::Connected {
             return self.invalidate_alone(id, volume, peer, remote);
         }
-        if let Err(code) = super::state::transition(view, wanted, self.rules(volume), Origin::Wish) {
+        let missing = super::state_request::lacks_disk_for(view, conn);
+        let judged = super::state::transition(view, wanted, self.rules(volume), Origin::Wish).err();
+        if let Some(code) = missing.or(judged) {
             return self.answer(id, Err(code.into()));
         }
         let agreement = if remote { Agreement::InvalidateRemote(id) } else { Agreement::Invalidate(id) };

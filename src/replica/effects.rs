@@ -254,9 +254,13 @@ impl Resource {
         FlagFacts { primary_here: self.role == Role::Primary || diskless_primary, peers }
     }
 
-    /// A request for the superblock to be written, with something to follow; without a disk it follows at once.
+    /// A request for the superblock to be written, with something to follow. Without a disk nothing is written, and whoever
+    /// waits for an answer gets that one.
     pub(super) fn after_superblock(&mut self, volume: usize, then: Then) {
         self.superblock_changed(volume);
-        self.volumes[volume].after_superblock(then);
+        match self.volumes[volume].disk.is_some() {
+            true => self.volumes[volume].after_superblock(then),
+            false => self.do_without_disk(then),
+        }
     }
 }

@@ -123,13 +123,15 @@ impl Resource {
                 self.answer(id, Ok(()));
             }
             Agreement::Invalidate(id) => {
-                self.start_full_sync(volume, peer, ConnectionState::StartingSyncT);
-                // From then on the data counts as given up, whatever happens.
-                self.after_superblock(volume, Then::Answer(id));
+                match self.start_full_sync(volume, peer, ConnectionState::StartingSyncT) {
+                    // From then on the data counts as given up, whatever happens.
+                    Ok(()) => self.after_superblock(volume, Then::Answer(id)),
+                    Err(refusal) => self.answer(id, Err(refusal.into())),
+                }
             }
             Agreement::InvalidateRemote(id) => {
-                self.start_full_sync(volume, peer, ConnectionState::StartingSyncS);
-                self.answer(id, Ok(()));
+                let begun = self.start_full_sync(volume, peer, ConnectionState::StartingSyncS);
+                self.answer(id, begun.map_err(Refusal::from));
             }
         }
     }
@@ -192,6 +194,9 @@ impl Resource {
             self.note_leaving(peer);
             return 1;
         }
+        if let Some(refusal) = lacks_disk_for(old, new.conn) {
+            return refusal.number();
+        }
         if new.conn == ConnectionState::StartingSyncS && old.disk != DiskState::UpToDate {
             // The peer would give up its data for ours.
             return StateRefusal::NoUpToDateDisk.number();
@@ -216,13 +221,18 @@ impl Resource {
     fn after_agreeing(&mut self, volume: usize, peer: usize) {
         let conn = self.view(volume, peer).conn;
         if matches!(conn, ConnectionState::StartingSyncS | ConnectionState::StartingSyncT) {
-            self.start_full_sync(volume, peer, conn);
+            // The rules have just let us into that state, so both disks are there.
+            let _ = self.start_full_sync(volume, peer, conn);
         }
     }
 
     /// Every bit is set on both sides by itself; no bitmaps are exchanged.
-    fn start_full_sync(&mut self, volume: usize, peer: usize, conn: ConnectionState) {
+    fn start_full_sync(&mut self, volume: usize, peer: usize, conn: ConnectionState) -> Result<(), StateRefusal> {
         let view = self.view(volume, peer);
+        if let Some(refusal) = lacks_disk_for(view, conn) {
+            // It went while the peer was asked; the peer has heard of it, or will.
+            return Err(refusal);
+        }
         // The target's data has been given up, also if the source goes before the first block has come.
         let disk = if conn == ConnectionState::StartingSyncT {
             self.need_full_sync(volume, peer);
@@ -241,6 +251,7 @@ impl Resource {
         } else if let Some(disk) = self.volumes[volume].disk.as_mut() {
             disk.after_pages(Then::SourcePages(peer));
         }
+        Ok(())
     }
 
     /// The peer asks about the whole connection: to leave.
@@ -277,6 +288,16 @@ impl Resource {
             link.data_reader.set_digest_bytes(digest);
             link.peer_protocol = Some(theirs);
         }
+    }
+}
+
+/// Why a full sync cannot begin: a disk that is still being attached is none. (The rules would quietly stay Connected.)
+pub(super) fn lacks_disk_for(view: View, conn: ConnectionState) -> Option<StateRefusal> {
+    let starts = matches!(conn, ConnectionState::StartingSyncS | ConnectionState::StartingSyncT);
+    match (view.disk < DiskState::Inconsistent, view.pdsk < DiskState::Inconsistent) {
+        (true, _) if starts => Some(StateRefusal::NoLocalDisk),
+        (false, true) if starts => Some(StateRefusal::NoRemoteDisk),
+        _ => None,
     }
 }
 

@@ -157,7 +157,7 @@ fn new_metadata_has_the_shape_that_was_asked_for() {
     let sentence = place.refused(&["create-md", "--format", "v08", "--max-peers", "5", "r"], 1);
     assert_eq!(sentence, "r: v08 metadata has room for 1 peer, not for 5\n");
     for wrong in [["--al-stripes", "1025"], ["--al-stripe-size-kB", "33"], ["--peer-max-bio-size", "1048577"]] {
-        place.refused(&["create-md", wrong[0], wrong[1], "r"], 2);
+        place.refused(&["create-md", wrong[0], wrong[1], "r"], 1);
     }
     let shape = ["--al-stripes", "4", "--al-stripe-size-kB", "64", "--peer-max-bio-size", "131072"];
     place.ok(&[&["create-md"], &shape[..], &["--max-peers", "3", "r"]].concat());
