@@ -152,6 +152,11 @@ impl Resync {
         }
     }
 
+    /// The mark before the last: three to six seconds old once a resync runs that long.
+    pub(super) fn recent_mark(&self) -> (Instant, u64) {
+        self.marks[(self.mark + self.marks.len() - 1) % self.marks.len()]
+    }
+
     /// The oldest mark.
     pub(super) fn oldest_mark(&self) -> (Instant, u64) {
         self.marks[(self.mark + 1) % self.marks.len()]

@@ -159,7 +159,7 @@ impl Resource {
         let sectors = std::mem::take(&mut at.application_sectors);
         let left = self.bits_left(volume, peer);
         let Some(resync) = self.peers[peer].volumes[volume].resync.as_ref() else { return false };
-        let (since, bits) = resync.oldest_mark();
+        let (since, bits) = resync.recent_mark();
         let millis = self.now.since(since).as_millis().max(1) as u64;
         let rate_kib = bits.saturating_sub(left) * 4 * 1000 / millis;
         least > 0 && sectors > BUSY_SECTORS && rate_kib > least
