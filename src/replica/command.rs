@@ -352,12 +352,18 @@ impl Resource {
     }
 
     fn begin_down(&mut self, id: CommandId) {
-        if let Some(volume) = self.volumes.iter().find(|volume| volume.openers > 0) {
-            let (number, openers) = (volume.settings.number, volume.openers);
-            let sentence = format!("{}: {openers} clients have volume {number} open", StateRefusal::DeviceInUse.text());
-            return self.answer(id, Err(Refusal::state(StateRefusal::DeviceInUse, sentence)));
+        if let Some(refusal) = self.refuse_while_open() {
+            return self.answer(id, Err(refusal));
         }
         self.commands.down = Some(id);
+    }
+
+    /// Applications at work are a reason against taking their volume away.
+    pub(super) fn refuse_while_open(&self) -> Option<Refusal> {
+        let volume = self.volumes.iter().find(|volume| volume.openers > 0)?;
+        let who = if volume.openers == 1 { "1 client has".into() } else { format!("{} clients have", volume.openers) };
+        let sentence = format!("{}: {who} volume {} open", StateRefusal::DeviceInUse.text(), volume.settings.number);
+        Some(Refusal::state(StateRefusal::DeviceInUse, sentence))
     }
 
     fn adjust(&mut self, peers: Vec<super::settings::PeerSettings>, volumes: Vec<super::settings::VolumeSettings>) {

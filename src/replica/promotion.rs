@@ -386,10 +386,7 @@ impl Resource {
             let refusal = Refusal::state(StateRefusal::InTransientState, "another role change is under way; try again");
             return self.answer(id, Err(refusal));
         }
-        if let Some(volume) = self.volumes.iter().find(|volume| volume.openers > 0) {
-            let (number, openers) = (volume.settings.number, volume.openers);
-            let sentence = format!("{}: {openers} clients have volume {number} open", StateRefusal::DeviceInUse.text());
-            let refusal = Refusal::state(StateRefusal::DeviceInUse, sentence);
+        if let Some(refusal) = self.refuse_while_open() {
             return self.answer(id, Err(refusal));
         }
         self.commands.demotion = Some(id);

@@ -110,6 +110,10 @@ impl Operator {
         self.plan = None;
     }
 
+    pub(crate) fn is_answered(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub(crate) fn unanswered(&self) -> Vec<String> {
         self.waiting.values().map(|(node, text)| format!("{}: {text}", name(*node))).collect()
     }

@@ -142,6 +142,7 @@ impl World {
     /// Both connected and good, nobody waits for anything.
     pub(crate) fn is_whole(&self) -> bool {
         self.client.outstanding.is_empty()
+            && self.operator.is_answered()
             && (0..2).all(|node| {
                 (0..self.volumes()).all(|volume| {
                     self.nodes[node].is_idle(&self.profile, volume)

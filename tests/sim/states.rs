@@ -216,10 +216,6 @@ impl World {
             }
             self.check_end_on_disk(volume);
         }
-        let unanswered = self.operator.unanswered();
-        if !unanswered.is_empty() {
-            self.fail("L1", format!("commands are not answered at the end: {unanswered:?}"));
-        }
         self.on_fork();
     }
 
