@@ -86,7 +86,7 @@ impl Resource {
             self.send_bitmap(volume, peer);
         } else if !mutant(12) {
             // The source may begin to send writes before we have made Inconsistent durable.
-            self.volumes[volume].peer_write_gate = Some(u64::MAX);
+            self.hold_peer_writes(volume, peer);
         }
     }
 

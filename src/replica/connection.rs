@@ -267,9 +267,12 @@ impl Resource {
     /// What ends the waiting comes from our disks and on the meta stream.
     pub(super) fn regulate(&mut self, peer: usize) {
         let writes_max = u64::from(self.peers[peer].settings.buffers_max) * BLOCK_BYTES;
+        // Writes of a source that wait for the name of its resync wait for a packet behind them.
+        let wait_for_name = self.volumes.iter().any(|volume| volume.peer_write_gate == Some(u64::MAX));
+        let received = if wait_for_name { 0 } else { self.peers[peer].received_bytes };
         let loads = [
             (self.backlog(peer), BACKLOG_BYTES_MAX),
-            (self.peers[peer].received_bytes, writes_max.max(RECEIVED_BYTES_MIN)),
+            (received, writes_max.max(RECEIVED_BYTES_MIN)),
             (self.peers[peer].asked_bytes, ASKED_BYTES_MAX),
         ];
         let Some(link) = self.peers[peer].link_mut() else { return };

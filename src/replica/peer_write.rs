@@ -348,6 +348,12 @@ impl Resource {
         self.perform_epoch_steps(peer, steps);
     }
 
+    /// The source's writes wait from here on until the superblock names its resync.
+    pub(super) fn hold_peer_writes(&mut self, volume: usize, peer: usize) {
+        self.volumes[volume].peer_write_gate = Some(u64::MAX);
+        self.regulate(peer);
+    }
+
     /// Nothing will name the resync any more that writes of its source wait for: a disk that calls itself consistent under
     /// its old generation must not get them.
     pub(super) fn give_up_unnamed_resync(&mut self, volume: usize, peer: usize) {

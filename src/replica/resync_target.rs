@@ -61,7 +61,7 @@ impl Resource {
         disk.after_pages(Then::TargetPages(peer));
         self.peers[peer].volumes[volume].sync_id = id;
         if !mutant(12) {
-            self.volumes[volume].peer_write_gate = Some(u64::MAX);
+            self.hold_peer_writes(volume, peer);
         }
     }
 

@@ -245,7 +245,7 @@ impl Resource {
         let view = self.view(volume, peer);
         if view.conn == ConnectionState::StartingSyncT {
             if !mutant(12) {
-                self.volumes[volume].peer_write_gate = Some(u64::MAX);
+                self.hold_peer_writes(volume, peer);
             }
             self.change_fact(volume, peer, View { conn: ConnectionState::WfSyncUuid, ..view });
         } else if let Some(disk) = self.volumes[volume].disk.as_mut() {

@@ -395,3 +395,29 @@ fn a_promotion_that_nobody_waits_for_does_not_come_true() {
         story.end();
     }
 }
+
+/// A disk that takes nothing for a while does not make its node take the whole stream into memory.
+#[test]
+fn a_secondary_with_a_slow_disk_stops_reading_and_goes_on() {
+    let mut stopped = 0;
+    for seed in 100..110 {
+        let mut story = Story::begin(seed, 64, true);
+        story.until_in_sync();
+        story.promote(0, false);
+        let now = story.world.now;
+        story.world.nodes[1].stalled_until = now + 900 * MILLISECOND;
+        for index in 0..2500 {
+            story.write(0, index * 16, 8);
+        }
+        let is_stopped =
+            |world: &World| world.network.links.values().any(|link| link.ends.iter().any(|end| end.throttled));
+        while story.world.now < now + 800 * MILLISECOND && !is_stopped(&story.world) {
+            story.world.step(now + 800 * MILLISECOND);
+        }
+        story.check();
+        stopped += u32::from(is_stopped(&story.world));
+        story.until_answered();
+        story.end();
+    }
+    assert!(stopped > 0, "no link was fast enough to be stopped");
+}
