@@ -150,14 +150,20 @@ impl Postgres {
     }
 
     /// Stops the server at once, as a crash would; its children notice.
-    pub(crate) fn kill(mut self) {
-        kill(&mut self.server);
+    pub(crate) fn kill(self) {
+        // As when it is dropped.
     }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        let server = self.server.id();
+        let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap_or_default();
         kill(&mut self.server);
+        // Most notice by themselves; one that waits for another that died would wait for ever, and keep the disk in use.
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
+        }
     }
 }
 
