@@ -62,6 +62,14 @@ impl Framing {
         }
     }
 
+    /// Bytes of a head that has a payload behind it, where they are the same in every version.
+    pub(super) const fn payload_head_bytes(self) -> Option<usize> {
+        match self {
+            Self::Nbd => Some(NBD_REQUEST_BYTES),
+            Self::Opaque | Self::Link => None,
+        }
+    }
+
     /// Looks at the first bytes of a frame.
     pub(super) fn judge(self, head: &[u8]) -> Frame {
         if head.len() < self.head_bytes_min() {

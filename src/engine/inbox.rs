@@ -1,20 +1,22 @@
-//! Receives one stream so that payloads land at aligned addresses, mostly without a copy.
+//! Receives one stream so that payloads land at aligned addresses, in one piece, nearly always without a copy.
 //!
-//! A stream of writes is regular: a head of a few bytes, a payload, a head, a payload. So the next receive is laid out
-//! like the last frame that had a payload: heads scatter into one chunk, payloads lie back to back in another, whole and
-//! aligned. (A frame without one, a flush or a read, spoils the rest of the receive that it comes in, not the next.)
+//! A stream is frames: a head of a few bytes, and behind some heads a payload. The frame that is being received is known
+//! by its head, so a receive asks for the rest of its payload, into an aligned place, and for the next frame's head, into
+//! another chunk: one receive a frame, whatever the sizes and the order. A stream that has been regular for long is taken
+//! to go on so: for every [`RUN_PER_FRAME`] frames of one shape in a row a receive asks for one frame more.
 //!
 //! ```text
-//!   stream:  | head | payload      | head | payload      | head | pay...
-//!   heads:   | head | head | head |
-//!   main:    | payload      | payload      | pay...        (the next receive goes on behind)
+//!   stream:  | head | payload      | head | payload | head | head | pay...
+//!   heads:   | head | head | head | head |
+//!   main:    | payload      | payload | ... | pay...       (the next receive goes on behind)
 //! ```
 //!
-//! When the guess was wrong, or there was none, a payload that is not in one piece is put together by a copy at an
-//! aligned place; one that came in one piece is handed out where it lies. Either way the bytes come out in order.
+//! Where a frame that was asked for ahead turns out to be another, what lies wrong is put together by a copy at an aligned
+//! place; one that came in one piece is handed out where it lies. Either way the bytes come out in order.
 //!
 //! Invariants: bytes come out in the order of the stream, none twice, none lost; a held payload is at the end of `main`
-//! when a receive begins, so that the receive goes on behind it.
+//! when a receive begins, so that the receive goes on behind it; behind the receive that brought a peer's first payload not
+//! more than one frame in [`RUN_PER_FRAME`] finds its payload copied, and none where the stream is never so long regular.
 
 #[cfg(test)]
 mod tests;
@@ -32,8 +34,11 @@ use crate::io::ring::{Operation, Span};
 const HEADS_BYTES: usize = 16 << 10;
 /// The least room worth a receive.
 const ROOM_BYTES_MIN: usize = 4 << 10;
-/// How many frames one receive is laid out for: a queue depth that is common. More would fill the chunk anyway.
+/// How many frames one receive asks for ahead: a queue depth that is common. More would fill the chunk anyway.
 const FRAMES_MAX: usize = 32;
+/// How many frames of one shape in a row allow one frame to be asked for ahead. It bounds what a change of shape costs: so
+/// many copied payloads as were asked for ahead.
+const RUN_PER_FRAME: usize = 32;
 /// Which chunk of a scattered receive is which.
 const MAIN: usize = 0;
 const HEADS: usize = 1;
@@ -57,11 +62,26 @@ struct Held {
     len: usize,
 }
 
-/// The layout that the last payload suggests for the next.
-#[derive(Clone, Copy, Debug)]
-struct Guess {
-    head: usize,
-    payload: Payload,
+/// The frames that came last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    /// What each of them had; `None`: no payload.
+    payload: Option<Payload>,
+    frames: usize,
+}
+
+impl Run {
+    fn count(&mut self, payload: Option<Payload>) {
+        if self.payload != payload {
+            *self = Self { payload, frames: 0 };
+        }
+        self.frames += 1;
+    }
+
+    /// How many more of them may be asked for.
+    fn ahead(&self) -> usize {
+        (self.frames / RUN_PER_FRAME).min(FRAMES_MAX)
+    }
 }
 
 /// Bytes received in one run, and where in `main` they lie (if there).
@@ -77,7 +97,9 @@ pub(super) struct Inbox {
     expect: Expect,
     /// What has been seen of the frame's head.
     head: Vec<u8>,
-    guess: Option<Guess>,
+    /// Bytes of a head that has a payload behind it. `None`: not known before there was one; bytes are taken as they come.
+    head_bytes: Option<usize>,
+    run: Run,
     /// `None` while the kernel has it.
     main: Option<Chunk>,
     heads: Option<Chunk>,
@@ -92,7 +114,8 @@ impl Inbox {
             framing,
             expect: Expect::Anything,
             head: Vec::new(),
-            guess: None,
+            head_bytes: None,
+            run: Run::default(),
             main: None,
             heads: None,
             before: [0; 2],
@@ -104,10 +127,15 @@ impl Inbox {
     /// The next byte received begins a frame.
     pub(super) fn track(&mut self, framing: Framing) {
         self.framing = framing;
+        self.head_bytes = self.head_bytes.or(framing.payload_head_bytes());
+        self.expect_head();
+    }
+
+    fn expect_head(&mut self) {
         self.head.clear();
-        self.expect = match framing {
+        self.expect = match self.framing {
             Framing::Opaque => Expect::Anything,
-            Framing::Nbd | Framing::Link => Expect::Head { wanted: framing.head_bytes_min() },
+            Framing::Nbd | Framing::Link => Expect::Head { wanted: self.framing.head_bytes_min() },
         };
     }
 
@@ -203,13 +231,17 @@ impl Inbox {
         }
         match self.framing.judge(&self.head) {
             Frame::Head(wanted) => self.expect = Expect::Head { wanted },
-            Frame::Plain(left) => self.expect_rest(left),
+            Frame::Plain(left) => {
+                self.run.count(None);
+                self.expect_rest(left);
+            }
             Frame::Payload(payload) => {
-                self.guess = Some(Guess { head: self.head.len(), payload });
+                self.head_bytes = Some(self.head.len());
+                self.run.count(Some(payload));
                 self.expect = Expect::Payload { payload, held: None };
             }
             Frame::Lost => {
-                self.guess = None;
+                self.head_bytes = None;
                 self.track(Framing::Opaque);
             }
         }
@@ -220,7 +252,7 @@ impl Inbox {
         if left > 0 {
             self.expect = Expect::Plain { left };
         } else {
-            self.track(self.framing);
+            self.expect_head();
         }
     }
 
@@ -298,33 +330,46 @@ impl Inbox {
 
     /// Where the next bytes should go; empty: into `main`, as they come.
     fn layout(&self, main: &mut Chunk) -> Vec<Span> {
-        let Some(Guess { head, payload }) = self.guess else { return Vec::new() };
+        let Some(head_bytes) = self.head_bytes else { return Vec::new() };
         let mut layout = Vec::new();
+        let mut head = head_bytes;
         match self.expect {
+            Expect::Anything => return layout,
+            Expect::Head { wanted } => head = head_bytes.max(wanted) - self.head.len(),
+            Expect::Plain { left } => layout.push(Span { chunk: MAIN, len: left.min(main.remaining()) }),
             Expect::Payload { payload, held: Some(held) } => {
                 assert_eq!(held.start + held.len, main.filled(), "a held payload is at the end");
                 layout.push(Span { chunk: MAIN, len: payload.bytes - held.len });
             }
-            Expect::Payload { held: None, payload } => {
+            Expect::Payload { payload, held: None } => {
                 self.reserve(main, payload);
                 layout.push(Span { chunk: MAIN, len: payload.bytes });
             }
-            Expect::Head { .. } if self.head.len() < head => {
-                self.reserve(main, payload);
-                layout.push(Span { chunk: HEADS, len: head - self.head.len() });
-                layout.push(Span { chunk: MAIN, len: payload.bytes });
-            }
-            Expect::Anything | Expect::Head { .. } | Expect::Plain { .. } => return layout,
-        }
-        let used: usize = layout.iter().filter(|span| span.chunk == MAIN).map(|span| span.len).sum();
-        // Behind a digest the next payload would not be aligned.
-        let frames = if payload.lead > 0 { 0 } else { (main.remaining() - used) / payload.bytes };
-        for _ in 0..frames.min(FRAMES_MAX) {
-            layout.push(Span { chunk: HEADS, len: head });
-            layout.push(Span { chunk: MAIN, len: payload.bytes });
         }
         layout.push(Span { chunk: HEADS, len: head });
+        self.lay_out_ahead(&mut layout, main);
         layout
+    }
+
+    /// Frames behind the next head, if the stream has been regular.
+    fn lay_out_ahead(&self, layout: &mut Vec<Span>, main: &mut Chunk) {
+        let Some(head_bytes) = self.head_bytes else { return };
+        match self.run.payload {
+            None => layout.extend((0..self.run.ahead()).map(|_| Span { chunk: HEADS, len: head_bytes })),
+            // Behind a digest the next payload would not be aligned.
+            Some(payload) if payload.lead > 0 => {}
+            Some(payload) => {
+                if layout.len() == 1 && self.run.ahead() > 0 {
+                    self.reserve(main, payload);
+                }
+                let used: usize = layout.iter().filter(|span| span.chunk == MAIN).map(|span| span.len).sum();
+                let room = main.remaining().saturating_sub(used) / payload.bytes;
+                for _ in 0..self.run.ahead().min(room) {
+                    layout.push(Span { chunk: MAIN, len: payload.bytes });
+                    layout.push(Span { chunk: HEADS, len: head_bytes });
+                }
+            }
+        }
     }
 }
 

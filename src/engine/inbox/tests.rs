@@ -24,27 +24,58 @@ fn link_frame(bytes: u32, lead: u32, seed: u8) -> Vec<u8> {
     frame
 }
 
-/// Receives a stream in portions of these sizes, as a kernel would; what came out.
-fn receive(inbox: &mut Inbox, stream: &[u8], portions: &mut dyn FnMut() -> usize) -> Vec<Bytes> {
+/// What came out of an inbox, and where the kernel had put it.
+#[derive(Default)]
+struct Received {
+    out: Vec<Bytes>,
+    put: Vec<Bytes>,
+}
+
+impl Received {
+    /// Whether these bytes of the stream came out where they had been put.
+    fn is_in_place(&self, range: Range<usize>) -> bool {
+        let place = |pieces: &[Bytes], at| address(pieces, at);
+        [range.start, range.end - 1].into_iter().all(|at| place(&self.out, at) == place(&self.put, at))
+    }
+}
+
+/// Where a byte of a stream lies.
+fn address(pieces: &[Bytes], at: usize) -> Option<usize> {
+    let mut before = 0;
+    pieces.iter().find_map(|piece| {
+        let here = (before..before + piece.len()).contains(&at).then(|| piece.as_ptr() as usize + at - before);
+        before += piece.len();
+        here
+    })
+}
+
+/// Receives a stream in portions of these sizes, as a kernel would.
+fn receive_and_watch(inbox: &mut Inbox, stream: &[u8], portions: &mut dyn FnMut() -> usize) -> Received {
     let (socket, _) = unix::pair().unwrap();
     let socket = Descriptor::from(socket);
-    let mut out = Vec::new();
+    let mut received = Received::default();
     let mut rest = stream;
     while !rest.is_empty() {
         let mut operation = inbox.receive(socket.clone());
         let (now, later) = rest.split_at(portions().clamp(1, rest.len()));
-        let unused = fill(&mut operation, now);
+        let unused = fill(&mut operation, now, &mut received.put);
         rest = &stream[stream.len() - later.len() - unused..];
-        inbox.on_received(operation, &mut out);
+        inbox.on_received(operation, &mut received.out);
     }
-    out
+    received
+}
+
+fn receive(inbox: &mut Inbox, stream: &[u8], portions: &mut dyn FnMut() -> usize) -> Vec<Bytes> {
+    receive_and_watch(inbox, stream, portions).out
 }
 
 /// Puts bytes where the operation wants them; how many found no room.
-fn fill(operation: &mut Operation, mut bytes: &[u8]) -> usize {
+fn fill(operation: &mut Operation, mut bytes: &[u8], places: &mut Vec<Bytes>) -> usize {
     let mut put = |chunk: &mut Chunk, len: usize| {
         let (now, later) = bytes.split_at(len.min(chunk.remaining()).min(bytes.len()));
+        let start = chunk.filled();
         chunk.append(now);
+        places.extend(chunk.bytes(start..chunk.filled()));
         bytes = later;
     };
     match operation {
@@ -55,6 +86,65 @@ fn fill(operation: &mut Operation, mut bytes: &[u8]) -> usize {
         _ => panic!("not a receive"),
     }
     bytes.len()
+}
+
+/// How many payloads of a stream of these frames are copied, behind the receive that brings the first frame.
+fn copied(framing: Framing, frames: &[Vec<u8>]) -> usize {
+    let mut inbox = Inbox::new(&BufferPool::new(), framing);
+    let mut first = Some(frames[0].len());
+    let received = receive_and_watch(&mut inbox, &frames.concat(), &mut || first.take().unwrap_or(100_000));
+    assert_eq!(received.out.concat(), frames.concat());
+    let head = if framing == Framing::Nbd { 28 } else { 40 };
+    let mut at = 0;
+    let mut copied = 0;
+    for frame in frames {
+        let payload = at + head..at + frame.len();
+        at += frame.len();
+        let has_payload = payload.len() >= 512;
+        let is_first = payload.start < frames[0].len();
+        copied += usize::from(has_payload && !is_first && !received.is_in_place(payload));
+    }
+    copied
+}
+
+#[test]
+fn no_payload_is_copied_whatever_the_sizes_and_the_order() {
+    let sizes = [4096, 8192, 0, 512, 0, 0, 65_536, 4096, 4096, 8192, 0, 12_288, 1 << 20, 16_384];
+    let of = |at: usize| sizes[(at * 7 + at / 14 * 3) % sizes.len()];
+    let nbd: Vec<_> = (0..200).map(|at| nbd_frame(of(at), at as u8)).collect();
+    assert_eq!(copied(Framing::Nbd, &nbd), 0);
+    for lead in [0, 20] {
+        let link: Vec<_> = (0..200).map(|at| link_frame(of(at), lead, at as u8)).collect();
+        assert_eq!(copied(Framing::Link, &link), 0, "digests of {lead} bytes");
+    }
+}
+
+#[test]
+fn what_a_change_after_a_regular_stretch_costs_is_bounded() {
+    for stretch in [31, 32, 100, 320] {
+        let one_round = || {
+            let same = (0..stretch).map(|at| nbd_frame(4096, at as u8));
+            same.chain([nbd_frame(8192, 9), nbd_frame(0, 9)])
+        };
+        let frames: Vec<_> = (0..10).flat_map(|_| one_round()).collect();
+        let copied = copied(Framing::Nbd, &frames);
+        assert!(copied * RUN_PER_FRAME <= frames.len(), "{copied} of {} frames, {stretch} alike", frames.len());
+    }
+}
+
+#[test]
+fn a_regular_stream_takes_fewer_receives_than_it_has_frames() {
+    for frame in [nbd_frame(4096, 1), nbd_frame(0, 1)] {
+        let mut inbox = Inbox::new(&BufferPool::new(), Framing::Nbd);
+        receive(&mut inbox, &nbd_frame(512, 1), &mut || 1000);
+        let mut receives = 0;
+        let stream = frame.repeat(2000);
+        receive(&mut inbox, &stream, &mut || {
+            receives += 1;
+            200_000
+        });
+        assert!(receives < 400, "{receives} receives for 2000 frames of {} bytes", frame.len());
+    }
 }
 
 #[test]
