@@ -200,6 +200,7 @@ impl Resource {
             data_sent: 0,
             data_progress: now,
             throttled: false,
+            reads_asked: std::collections::BTreeSet::new(),
             handed: std::collections::VecDeque::new(),
             leaving: false,
         }));

@@ -17,7 +17,7 @@ use crate::model::state::{ConnectionState, DiskState};
 use crate::model::units::SECTOR_BYTES;
 use crate::wire::auth::{DigestAlgorithm, equal, hmac};
 use crate::wire::framing::{Features, PROTOCOL_MIN, Stream};
-use crate::wire::packet::{AfterSplitBrain, ConnectionFeatures, Packet, Protocol, QueueLimits, Sizes, SyncParam};
+use crate::wire::packet::{AfterSplitBrain, ConnectionFeatures, Packet, Protocol, QueueLimits, Sizes};
 
 /// Largest request we take and send from version 100 on.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
@@ -158,20 +158,6 @@ impl Resource {
         }
     }
 
-    fn own_sync_parameters(&self, volume: usize, peer: usize) -> SyncParam {
-        let resync = &self.volumes[volume].settings.resync;
-        let settings = &self.peers[peer].settings;
-        SyncParam {
-            resync_rate: resync.rate_kib,
-            verify_alg: settings.verify_alg.clone(),
-            csums_alg: settings.csums.map(DigestAlgorithm::name).unwrap_or_default().to_owned(),
-            c_plan_ahead: resync.plan_ahead,
-            c_delay_target: resync.delay_target,
-            c_fill_target: resync.fill_target,
-            c_max_rate: resync.max_rate_kib,
-        }
-    }
-
     fn on_protocol(&mut self, peer: usize, theirs: Protocol) {
         let own = self.own_protocol(peer);
         let mirrored = |value: AfterSplitBrain| match value {
@@ -200,22 +186,6 @@ impl Resource {
         link.data_reader.set_digest_bytes(digest);
         link.peer_protocol = Some(theirs);
         link.phase = Phase::Up;
-    }
-
-    /// P_SYNC_PARAM: verify and checksum algorithms must be the same during the handshake.
-    pub(super) fn on_sync_parameters(&mut self, volume: usize, peer: usize, theirs: &SyncParam) {
-        let own = self.own_sync_parameters(volume, peer);
-        let version = self.version(peer);
-        let shaking_hands = self.view(volume, peer).conn < ConnectionState::Connected;
-        for (option, own, theirs, since) in [
-            ("verify-alg", &own.verify_alg, &theirs.verify_alg, 88),
-            ("csums-alg", &own.csums_alg, &theirs.csums_alg, 89),
-        ] {
-            if version >= since && own != theirs && shaking_hands {
-                let reason = format!("Different {option} settings. me=\"{own}\" peer=\"{theirs}\"");
-                return self.stand_alone(peer, &reason);
-            }
-        }
     }
 
     pub(super) fn send_sizes(&mut self, volume: usize, peer: usize, flags: u16) {

@@ -1,7 +1,8 @@
 //! Is the peer still there: pings, time-outs, and everything of a connection that has a deadline.
 //!
 //! The meta stream is pinged when nothing was received for `ping-int`; anything received counts as life. A write or an epoch
-//! that is not confirmed within `timeout` × `ko-count`, or a socket that takes nothing for as long, ends the connection.
+//! that is not confirmed within `timeout` × `ko-count`, a read that is not answered, or a socket that takes nothing for as
+//! long, ends the connection.
 
 use std::time::Duration;
 
@@ -71,9 +72,11 @@ impl Resource {
             return None;
         }
         let patience = settings.timeout * settings.ko_count;
-        let oldest = self.peers[peer].log.oldest();
-        let stuck = self.peers[peer].link().filter(|_| self.backlog(peer) > 0).map(|link| link.data_progress);
-        [oldest, stuck].into_iter().flatten().min().map(|since| since + patience)
+        let link = self.peers[peer].link();
+        let write = self.peers[peer].log.oldest();
+        let read = link.and_then(|link| link.reads_asked.first()).map(|(since, _)| *since);
+        let stuck = link.filter(|_| self.backlog(peer) > 0).map(|link| link.data_progress);
+        [write, read, stuck].into_iter().flatten().min().map(|since| since + patience)
     }
 
     pub(super) fn on_peer_timer(&mut self, peer: usize) {

@@ -1,12 +1,12 @@
 //! A peer: the connection to it, and what we know of it, volume by volume.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::bitmap_exchange::Exchange;
 use super::establish::{Establish, Times};
 use super::receive_epochs::ReceiveEpochs;
 use super::resync::Resync;
-use super::settings::PeerSettings;
+use super::settings::{PeerSettings, ResyncSettings};
 use super::transfer::TransferLog;
 use crate::model::generation_id::GenerationId;
 use crate::model::ids::SocketId;
@@ -51,6 +51,8 @@ pub(super) struct Link {
     pub(super) data_sent: u64,
     pub(super) data_progress: Instant,
     pub(super) throttled: bool,
+    /// Pieces of reads that the peer has been asked for, and when.
+    pub(super) reads_asked: BTreeSet<(Instant, usize)>,
     /// A write is "handed to the socket" when this much has been taken (protocol A).
     pub(super) handed: VecDeque<(u64, usize)>,
     /// The peer has said goodbye: its end of the streams follows.
@@ -79,6 +81,8 @@ pub(super) struct PeerVolume {
     /// The peer's generations as it last sent them.
     pub(super) uuids: Option<Uuids>,
     pub(super) sizes: Option<Sizes>,
+    /// The parameters of the resync controller, as the peer told them last.
+    pub(super) told_resync: Option<ResyncSettings>,
     /// How many of our blocks differ, as the peer was told last.
     pub(super) told_blocks: Option<u64>,
     /// A resync was given up on this link: late words of it may still come, on either stream.
@@ -125,6 +129,7 @@ impl PeerVolume {
             peer_isp: false,
             uuids: None,
             sizes: None,
+            told_resync: None,
             told_blocks: None,
             gave_up_resync: false,
             start_after_ping: None,

@@ -62,6 +62,7 @@ mod send_write;
 mod state;
 mod state_request;
 mod status;
+mod sync_parameters;
 mod transfer;
 mod volume;
 

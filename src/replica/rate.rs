@@ -37,6 +37,12 @@ impl Controller {
         Self { settings, plan: vec![0; steps], head: 0, plan_total: 0, in_flight: 0, arrived: 0, budget: 0 }
     }
 
+    /// Other settings count from now on. What was planned was planned by the old ones.
+    pub(super) fn adopt(&mut self, settings: ResyncSettings) {
+        let Self { in_flight, arrived, budget, .. } = *self;
+        *self = Self { in_flight, arrived, budget, ..Self::new(settings) };
+    }
+
     /// Sectors have been asked for.
     pub(super) fn requested(&mut self, sectors: u64) {
         self.in_flight += sectors as i64;
@@ -122,6 +128,19 @@ mod tests {
             controller.arrived(last);
         }
         assert!(last > 0 && last <= 20_480, "{last} sectors a tick");
+    }
+
+    #[test]
+    fn other_settings_count_from_the_next_tick_and_what_is_on_its_way_is_not_forgotten() {
+        let mut controller = Controller::new(settings());
+        controller.budget_sectors();
+        controller.requested(500);
+        controller.adopt(ResyncSettings { plan_ahead: 300, max_rate_kib: 100, ..settings() });
+        assert_eq!((controller.plan.len(), controller.in_flight), (300, 500));
+        controller.arrived(500);
+        assert_eq!(controller.budget_sectors(), 20, "100 KiB/s");
+        controller.adopt(ResyncSettings { plan_ahead: 0, rate_kib: 500, ..settings() });
+        assert_eq!(controller.budget_sectors(), 100);
     }
 
     #[test]

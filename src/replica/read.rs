@@ -12,6 +12,7 @@ use super::event::DiskError;
 use super::volume::Pending;
 use crate::model::ids::RequestId;
 use crate::model::state::{ConnectionState, DiskState};
+use crate::model::time::Instant;
 use crate::model::units::{SECTOR_BYTES, Sector, SectorRange};
 use crate::wire::framing::Stream;
 use crate::wire::packet::{BlockAck, BlockId, BlockRequest, Packet, ReadReply};
@@ -25,8 +26,17 @@ enum Piece {
     /// Nobody has been asked, or everybody in vain.
     Waiting,
     Local,
-    Remote(usize),
+    Remote {
+        peer: usize,
+        since: Instant,
+    },
     Done(Bytes),
+}
+
+impl Piece {
+    fn is_asked_of(&self, asked: usize) -> bool {
+        matches!(self, Self::Remote { peer, .. } if *peer == asked)
+    }
 }
 
 /// A read under way.
@@ -88,7 +98,7 @@ impl Resource {
     /// Pieces of reads that the peer has been asked for.
     pub(super) fn remote_pieces(&self, volume: usize, peer: usize) -> u64 {
         let reads = self.reads.iter().filter(|(_, read)| read.volume == volume);
-        reads.flat_map(|(_, read)| &read.pieces).filter(|(_, piece, ..)| *piece == Piece::Remote(peer)).count() as u64
+        reads.flat_map(|(_, read)| &read.pieces).filter(|(_, piece, ..)| piece.is_asked_of(peer)).count() as u64
     }
 
     /// Whether our own copy of a range may be shown.
@@ -123,7 +133,7 @@ impl Resource {
             return self.disk_operation(volume, Pending::LocalRead(key(read, piece)), operation);
         }
         if let Some(peer) = self.good_peer(volume).filter(|_| !remote_failed) {
-            self.reads[read].pieces[piece].1 = Piece::Remote(peer);
+            self.note_asked(read, piece, peer);
             let block_id = BlockId::from_u64(key(read, piece) as u64);
             let request = BlockRequest { sector: range.start, block_id, bytes: range.bytes() as u32 };
             return self.send(peer, Stream::Data, volume, &Packet::DataRequest(request));
@@ -135,6 +145,24 @@ impl Resource {
         }
         let error = if local_failed || remote_failed { RequestError::Disk } else { RequestError::NoData };
         self.end_piece(read, piece, Err(error));
+    }
+
+    /// Notes when the peer was asked, for `ko-count`.
+    fn note_asked(&mut self, read: usize, piece: usize, peer: usize) {
+        let since = self.now;
+        self.reads[read].pieces[piece].1 = Piece::Remote { peer, since };
+        if let Some(link) = self.peers[peer].link_mut() {
+            link.reads_asked.insert((since, key(read, piece)));
+        }
+    }
+
+    /// The peer has answered, or never will.
+    fn forget_asked(&mut self, read: usize, piece: usize) {
+        if let Piece::Remote { peer, since } = self.reads[read].pieces[piece].1
+            && let Some(link) = self.peers[peer].link_mut()
+        {
+            link.reads_asked.remove(&(since, key(read, piece)));
+        }
     }
 
     /// It waited for data: every copy that can be reached now is asked anew.
@@ -168,7 +196,7 @@ impl Resource {
         let key = usize::try_from(block_id.to_u64()).ok()?;
         let (read, piece) = (key >> 12, key & 0xfff);
         let state = self.reads.get(read)?.pieces.get(piece)?;
-        (state.1 == Piece::Remote(peer) && state.0.start == sector).then_some((read, piece))
+        (state.1.is_asked_of(peer) && state.0.start == sector).then_some((read, piece))
     }
 
     pub(super) fn on_data_reply(&mut self, volume: usize, peer: usize, reply: ReadReply) {
@@ -182,11 +210,13 @@ impl Resource {
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         }
         self.peers[peer].volumes[volume].sectors_received += range.sectors;
+        self.forget_asked(read, piece);
         self.end_piece(read, piece, Ok(reply.payload));
     }
 
     pub(super) fn on_data_refused(&mut self, _volume: usize, peer: usize, ack: &BlockAck) {
         if let Some((read, piece)) = self.remote_piece(peer, ack.block_id, ack.sector) {
+            self.forget_asked(read, piece);
             self.reads[read].pieces[piece].3 = true;
             self.start_piece(read, piece);
         }
@@ -198,12 +228,12 @@ impl Resource {
             .reads
             .iter()
             .flat_map(|(read, state)| {
-                let remote =
-                    move |(_, piece): &(usize, &(SectorRange, Piece, bool, bool))| piece.1 == Piece::Remote(peer);
+                let remote = move |(_, piece): &(usize, &(SectorRange, Piece, bool, bool))| piece.1.is_asked_of(peer);
                 state.pieces.iter().enumerate().filter(remote).map(move |(piece, _)| (read, piece))
             })
             .collect();
         for (read, piece) in lost {
+            self.forget_asked(read, piece);
             self.start_piece(read, piece);
         }
     }
@@ -224,7 +254,7 @@ impl Resource {
         let state = self.reads.remove(read);
         let bytes = state.pieces.into_iter().map(|(_, piece, _, _)| match piece {
             Piece::Done(bytes) => bytes,
-            Piece::Waiting | Piece::Local | Piece::Remote(_) => unreachable!("all pieces have ended"),
+            Piece::Waiting | Piece::Local | Piece::Remote { .. } => unreachable!("all pieces have ended"),
         });
         let result = state.failed.map_or_else(|| Ok(bytes.collect()), Err);
         self.reply(state.id, result);

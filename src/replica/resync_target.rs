@@ -73,7 +73,7 @@ impl Resource {
         let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
         let id = self.peers[peer].volumes[volume].sync_id;
         let total = self.bits_left(volume, peer);
-        let settings = self.volumes[volume].settings.resync;
+        let settings = self.resync_settings(volume, peer);
         let target = Target {
             controller: Controller::new(settings),
             cursor: 0,
