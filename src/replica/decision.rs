@@ -185,10 +185,15 @@ impl Resource {
         }
         let negotiating = theirs.disk == DiskState::Negotiating || old.disk == DiskState::Negotiating;
         let forced = std::mem::take(&mut self.peers[peer].volumes[volume].consider_resync);
+        // The same, but an older word of the peer has taken back what we had agreed to: this one is the next.
+        let declared_good = old.disk == DiskState::Inconsistent
+            && old.pdsk == DiskState::Inconsistent
+            && theirs.disk == DiskState::UpToDate;
         let starting = (C::StartingSyncS..=C::WfBitMapT).contains(&theirs.conn);
         // A disk that nobody has compared, as when both attach at once and each heard of the other's too late.
         let appears = old.pdsk < DiskState::Negotiating && theirs.disk > DiskState::Negotiating;
-        old.conn < C::Connected || (old.conn == C::Connected && (negotiating || forced || starting || appears))
+        old.conn < C::Connected
+            || (old.conn == C::Connected && (negotiating || forced || declared_good || starting || appears))
     }
 
     /// The rules; what they say is made ready (repairs, all bits set) and the connection state returned.

@@ -147,6 +147,8 @@ pub(crate) struct Profile {
     pub(crate) down_max: u64,
     /// `None`: at the end of the data's device.
     pub(crate) external: Option<ExternalMetadata>,
+    /// What the second node's configuration says of the resync controller, if not the same as the first's.
+    pub(crate) other_pace: Option<ResyncSettings>,
     peer: PeerSettings,
     volume: VolumeSettings,
 }
@@ -184,6 +186,7 @@ impl Profile {
             faults,
             down_max: rng.spread(10 * MILLISECOND, 8 * SECOND),
             external: None,
+            other_pace: None,
             peer: draw_peer(volumes > 1, rng),
             volume: draw_volume(large, rng),
         };
@@ -201,6 +204,7 @@ impl Profile {
             // The last block may be a part of one now.
             self.load.hot.push(self.layout(0).usable_sectors - 1);
         }
+        self.other_pace = rng.chance(200).then(|| draw_pace(rng));
     }
 
     /// A calm world of a given kind, for stories.
@@ -213,6 +217,15 @@ impl Profile {
         profile.horizon = u64::MAX / 4;
         profile.wire.window = profile.wire.window.max(1 << 16);
         profile
+    }
+
+    /// What a node's configuration says of the resync controller.
+    pub(crate) fn own_pace(&mut self, node: usize, pace: ResyncSettings) {
+        if node == 0 {
+            self.volume.resync = pace;
+        } else {
+            self.other_pace = Some(pace);
+        }
     }
 
     pub(crate) fn has(&self, fault: Fault) -> bool {
@@ -258,11 +271,13 @@ impl Profile {
             chunk.copy_from_slice(&number.to_be_bytes());
         }
         let other = 1 - node;
+        let resync = self.other_pace.filter(|_| node == 1).unwrap_or(self.volume.resync);
         let volumes = (0..self.device_bytes.len())
             .map(|volume| VolumeSettings {
                 number: VolumeNumber(volume as u16),
                 minor: volume as u32,
                 device_name: format!("/dev/shimai{volume}"),
+                resync,
                 ..self.volume.clone()
             })
             .collect();
@@ -404,13 +419,17 @@ fn draw_volume(large: bool, rng: &mut Rng) -> VolumeSettings {
         on_io_error: if rng.chance(300) { OnIoError::PassOn } else { OnIoError::Detach },
         disk_flushes: true,
         md_flushes: true,
-        resync: ResyncSettings {
-            rate_kib: rng.spread(10_000, 250_000) as u32,
-            plan_ahead: if rng.coin() { 20 } else { 0 },
-            delay_target: 10,
-            fill_target: if rng.coin() { 100 } else { 0 },
-            max_rate_kib: rng.spread(50_000, 400_000) as u32,
-            min_rate_kib: if rng.coin() { 250 } else { 0 },
-        },
+        resync: draw_pace(rng),
+    }
+}
+
+fn draw_pace(rng: &mut Rng) -> ResyncSettings {
+    ResyncSettings {
+        rate_kib: rng.spread(10_000, 250_000) as u32,
+        plan_ahead: if rng.coin() { 20 } else { 0 },
+        delay_target: 10,
+        fill_target: if rng.coin() { 100 } else { 0 },
+        max_rate_kib: rng.spread(50_000, 400_000) as u32,
+        min_rate_kib: if rng.coin() { 250 } else { 0 },
     }
 }

@@ -2,6 +2,7 @@
 
 use shimai::model::state::{ConnectionState, DiskState, Role};
 use shimai::replica::event::{Command, Event};
+use shimai::replica::settings::ResyncSettings;
 
 use crate::profile::{Fault, MICROSECOND, MILLISECOND, Profile, SECOND};
 use crate::world::World;
@@ -14,7 +15,11 @@ struct Story {
 impl Story {
     /// Two nodes that were in sync before, or two blank ones.
     fn begin(seed: u64, mebibytes: u64, born_in_sync: bool) -> Self {
-        let mut world = World::new(Profile::calm(seed, mebibytes, born_in_sync), true);
+        Self::begin_with(Profile::calm(seed, mebibytes, born_in_sync))
+    }
+
+    fn begin_with(profile: Profile) -> Self {
+        let mut world = World::new(profile, true);
         world.operator.idle = true;
         world.start(0);
         world.start(1);
@@ -38,7 +43,8 @@ impl Story {
             if !self.world.step(deadline) {
                 self.tell();
                 let failure = self.world.failure.clone();
-                panic!("never: {what}; {failure:?}");
+                let facts = [0, 1].map(|node| self.world.facts(node, 0));
+                panic!("never: {what}; {failure:?}; {facts:?}");
             }
         }
     }
@@ -421,3 +427,69 @@ fn a_secondary_with_a_slow_disk_stops_reading_and_goes_on() {
     }
     assert!(stopped > 0, "no link was fast enough to be stopped");
 }
+
+/// The peer answers pings, but a read that a diskless Primary has asked it for never ends.
+#[test]
+fn a_peer_that_does_not_answer_a_read_is_knocked_out() {
+    for seed in 110..114 {
+        let mut story = Story::begin(seed, 6, true);
+        story.until_in_sync();
+        story.promote(0, false);
+        story.write(0, 0, 16);
+        story.until_answered();
+        story.world.command(0, Command::Detach { volume: 0, force: false });
+        story.until("no disk", |world| world.facts(0, 0).is_some_and(|facts| facts.disk == DiskState::Diskless));
+        let stalled_until = story.world.now + 60 * SECOND;
+        story.world.nodes[1].stalled_until = stalled_until;
+        story.world.read(0, 0, (0, 8));
+        story.until("knocked out", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
+        assert!(story.world.now < stalled_until, "seed {seed}: only the end of the read ended the wait");
+        story.until_answered();
+        story.run_for(60 * SECOND);
+        story.world.attach(0, 0);
+        story.end();
+    }
+}
+
+/// The other node's blank disk comes up at the very moment in which this one's data is declared good.
+#[test]
+fn a_disk_that_comes_while_the_other_is_forced_gets_its_data() {
+    for seed in 130..200 {
+        let mut story = Story::begin(seed, 6, false);
+        let node = (seed % 2) as usize;
+        story.until("connected, with a disk", |world| {
+            world.facts(node, 0).is_some_and(|facts| facts.is_connected() && facts.disk == DiskState::Inconsistent)
+        });
+        story.run_for(seed % 7 * 200 * MICROSECOND);
+        story.promote(node, true);
+        story.end();
+    }
+}
+
+/// The source's operator asked for a slow resync, the target's for a fast one: the peer's word counts, on either side.
+#[test]
+fn a_resync_keeps_the_pace_that_the_peer_told() {
+    for (seed, slow_node) in [(120, 0), (121, 1)] {
+        let mut profile = Profile::calm(seed, 6, false);
+        profile.own_pace(1 - slow_node, ResyncSettings { rate_kib: 200_000, plan_ahead: 0, ..PACE });
+        profile.own_pace(slow_node, ResyncSettings { rate_kib: 300, plan_ahead: 0, ..PACE });
+        let mut story = Story::begin_with(profile);
+        story.until("connected", |world| world.facts(0, 0).is_some_and(|facts| facts.is_connected()));
+        story.promote(0, true);
+        let since = story.world.now;
+        story.until_in_sync();
+        let seconds = (story.world.now - since) / SECOND;
+        // Node 1 is the target, and asks as node 0 told it: 6 MiB.
+        assert_eq!(seconds >= 15, slow_node == 0, "seed {seed}: {seconds} s");
+        story.end();
+    }
+}
+
+const PACE: ResyncSettings = ResyncSettings {
+    rate_kib: 0,
+    plan_ahead: 0,
+    delay_target: 10,
+    fill_target: 100,
+    max_rate_kib: 400_000,
+    min_rate_kib: 0,
+};
