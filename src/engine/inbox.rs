@@ -2,8 +2,8 @@
 //!
 //! A stream is frames: a head of a few bytes, and behind some heads a payload. The frame that is being received is known
 //! by its head, so a receive asks for the rest of its payload, into an aligned place, and for the next frame's head, into
-//! another chunk: one receive a frame, whatever the sizes and the order. A stream that has been regular for long is taken
-//! to go on so: for every [`RUN_PER_FRAME`] frames of one shape in a row a receive asks for one frame more.
+//! another chunk: one receive a frame, whatever the sizes and the order (the stream does several of them in a pass). A stream
+//! that has been regular for long is taken to go on so: for every [`RUN_PER_FRAME`] frames of one shape in a row a receive asks for one frame more.
 //!
 //! ```text
 //!   stream:  | head | payload      | head | payload | head | head | pay...
@@ -105,6 +105,8 @@ pub(super) struct Inbox {
     heads: Option<Chunk>,
     /// Bytes in the chunks when the receive began.
     before: [usize; 2],
+    /// The last receive brought all that it was laid out for.
+    was_filled: bool,
 }
 
 impl Inbox {
@@ -119,6 +121,7 @@ impl Inbox {
             main: None,
             heads: None,
             before: [0; 2],
+            was_filled: false,
         };
         inbox.track(framing);
         inbox
@@ -143,6 +146,11 @@ impl Inbox {
         self.framing
     }
 
+    /// Whether the last receive brought all that it had been laid out for, so that there may be more.
+    pub(super) fn was_filled(&self) -> bool {
+        self.was_filled
+    }
+
     /// The next receive, with the chunks in it.
     pub(super) fn receive(&mut self, socket: Descriptor) -> Operation {
         let mut main = self.take_main();
@@ -158,6 +166,7 @@ impl Inbox {
 
     /// The receive came back; the bytes it brought, in order, in as few pieces as they can be.
     pub(super) fn on_received(&mut self, operation: Operation, out: &mut Vec<Bytes>) {
+        self.was_filled = false;
         let pieces = match operation {
             Operation::Recv { mut chunk, .. } => {
                 let piece = piece(&mut chunk, MAIN, self.before[MAIN]..usize::MAX);
@@ -183,6 +192,7 @@ impl Inbox {
             cursors[span.chunk] += span.len;
             pieces.push(piece(&mut chunks[span.chunk], span.chunk, start..start + span.len));
         }
+        self.was_filled = cursors.iter().zip(&chunks).all(|(end, chunk)| *end == chunk.filled());
         self.heads = chunks.pop();
         self.main = chunks.pop();
         pieces

@@ -246,7 +246,7 @@ fn gather(pieces: &[Bytes], done: usize) -> impl Iterator<Item = libc::iovec> {
 }
 
 /// Vectors over the tails of the chunks, in the order of the layout. The ring has checked that they fit.
-fn scatter(chunks: &[Chunk], layout: &[Span]) -> impl Iterator<Item = libc::iovec> {
+pub(super) fn scatter(chunks: &[Chunk], layout: &[Span]) -> impl Iterator<Item = libc::iovec> {
     let mut cursors = [0; CHUNKS_MAX];
     layout.iter().map(move |span| {
         let cursor = &mut cursors[span.chunk];

@@ -168,7 +168,7 @@ impl Flight {
 }
 
 /// Gives each chunk its share of `count` received bytes.
-fn distribute(chunks: &mut [Chunk], layout: &[Span], count: usize) {
+pub(super) fn distribute(chunks: &mut [Chunk], layout: &[Span], count: usize) {
     let mut left = count;
     for span in layout {
         let share = span.len.min(left);

@@ -26,6 +26,7 @@ mod files;
 mod flight;
 mod helper;
 mod judge;
+mod now;
 mod operation;
 mod pinned;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use slab::Slab;
 use self::files::FileTable;
 use self::flight::{Flight, LINKED, Step};
 use self::helper::{Helper, Job};
+pub use self::now::receive_now;
 pub use self::operation::{Completion, FallocateMode, OpKey, Operation, Outcome, Pieces, Refused, RingError, Span};
 use self::pinned::FreeList;
 use self::validate::why_invalid;

@@ -268,6 +268,33 @@ fn a_receive_scatters_headers_away_so_that_payloads_land_aligned() {
 }
 
 #[test]
+fn a_receive_without_the_ring_takes_what_is_there_and_waits_for_nothing() {
+    let (socket, peer) = pair();
+    let bench = Bench::new();
+    let layout = || [(0, 8), (1, 4), (0, 8)].map(|(chunk, len)| Span { chunk, len }).to_vec();
+    let chunks = vec![bench.pool.chunk(), bench.pool.chunk_of(4096)];
+    let mut operation = Operation::RecvMsg { socket: socket.clone(), chunks, layout: layout() };
+    assert_eq!(receive_now(&mut operation), None, "nothing has come");
+    std::io::Write::write_all(&mut &peer, b"aaaaaaaahhhhbb").unwrap();
+    assert_eq!(receive_now(&mut operation), Some(14));
+    assert_eq!(receive_now(&mut operation), None);
+    let Operation::RecvMsg { mut chunks, .. } = operation else { panic!() };
+    assert_eq!(chunks.iter().map(Chunk::received).collect::<Vec<_>>(), [b"aaaaaaaabb".as_slice(), b"hhhh"]);
+
+    let room = chunks[0].remaining();
+    chunks[0].skip(room - 1);
+    let mut operation = Operation::RecvMsg { socket, chunks, layout: layout() };
+    std::io::Write::write_all(&mut &peer, b"more than there is room for").unwrap();
+    assert_eq!(receive_now(&mut operation), None, "what does not fit is refused as by the ring");
+    drop(peer);
+    let Operation::RecvMsg { socket, .. } = operation else { panic!() };
+    let chunks = vec![bench.pool.chunk(), bench.pool.chunk()];
+    let mut operation = Operation::RecvMsg { socket, chunks, layout: layout() };
+    assert_eq!([receive_now(&mut operation), receive_now(&mut operation)], [Some(20), Some(7)]);
+    assert_eq!(receive_now(&mut operation), None, "the end is for the ring to tell");
+}
+
+#[test]
 fn a_layout_that_does_not_fit_is_refused_with_its_chunks() {
     let (socket, _peer) = pair();
     let mut bench = Bench::new();
