@@ -1,8 +1,7 @@
 //! A backing store: a block device or a regular file, opened once, locked, and measured.
 //!
 //! The descriptor that does the I/O carries the lock (`flock`, on a block device O_EXCL as well; of a store that several
-//! volumes share, a range of bytes). That matters after a
-//! crash: writes that a killed daemon left in its ring reach the disk later, and the lock of the descriptor they use is
+//! volumes share, a range of bytes, and O_EXCL is the whole process's). That matters after a crash: writes that a killed daemon left in its ring reach the disk later, and the lock of the descriptor they use is
 //! held until then. So whoever has the lock knows that nobody else's write is still to come.
 //!
 //! With `direct` the page cache is bypassed where the file system can do that; [`BlockFile::is_direct`] says. The two
@@ -18,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::descriptor::{Descriptor, DescriptorKind, checked};
+use super::exclusive::{self, Exclusive};
 use super::geometry::{self, Geometry};
 
 /// How often a lock is asked for while waiting. (`flock` can only block without a limit.)
@@ -142,11 +142,12 @@ pub struct BlockFile {
     geometry: Geometry,
     mode: Mode,
     is_direct: bool,
+    /// Keeps others away from a block device of which a part is claimed.
+    _exclusive: Option<Exclusive>,
 }
 
 impl BlockFile {
-    /// Opens a backing store. It is not locked yet (a block device of which all is claimed is, against mounting and other
-    /// exclusive users).
+    /// Opens a backing store. It is not locked yet (a block device is, against mounting and other exclusive users).
     ///
     /// # Errors
     /// It cannot be opened, is not a store, or is in use.
@@ -157,12 +158,14 @@ impl BlockFile {
         if std::fs::metadata(path).is_ok_and(|status| !is_store(status.file_type())) {
             return Err(BlockFileError::WrongKind { path: path.to_owned() });
         }
+        let shares = !mode.read_only && mode.claim != Claim::Whole && path.exists();
+        let exclusive = if shares { exclusive::share(path).map_err(|error| cannot_open(path, error))? } else { None };
         let (file, is_direct) = open_as_asked(path, mode)?;
         let descriptor = Descriptor::from(file);
         let geometry = geometry::measure(&descriptor, is_direct, mode.read_only).map_err(fail("measure"))?;
         let fd = descriptor.try_into_owned().expect("nobody else has seen it");
         let descriptor = Descriptor::store(fd, geometry.alignment, geometry.space_unit);
-        Ok(Self { path: path.to_owned(), descriptor, geometry, mode, is_direct })
+        Ok(Self { path: path.to_owned(), descriptor, geometry, mode, is_direct, _exclusive: exclusive })
     }
 
     /// Locks what is [claimed](Mode::claim) for as long as the descriptor is open. A part is locked by itself, under a lock
@@ -393,10 +396,7 @@ impl BlockFile {
 
 /// Opens the file; the flag says whether the page cache is bypassed.
 fn open_as_asked(path: &Path, mode: Mode) -> Result<(std::fs::File, bool), BlockFileError> {
-    let fail = |source: io::Error| match source.raw_os_error() {
-        Some(libc::EBUSY) => BlockFileError::Locked { path: path.to_owned(), holder: None },
-        _ => BlockFileError::System { path: path.to_owned(), action: "open", source },
-    };
+    let fail = |source| cannot_open(path, source);
     create_if_asked(path, mode)?;
     if mode.direct {
         match open_with(path, mode, libc::O_DIRECT) {
@@ -408,6 +408,13 @@ fn open_as_asked(path: &Path, mode: Mode) -> Result<(std::fs::File, bool), Block
         }
     }
     open_with(path, mode, 0).map(|file| (file, false)).map_err(fail)
+}
+
+fn cannot_open(path: &Path, source: io::Error) -> BlockFileError {
+    match source.raw_os_error() {
+        Some(libc::EBUSY) => BlockFileError::Locked { path: path.to_owned(), holder: None },
+        _ => BlockFileError::System { path: path.to_owned(), action: "open", source },
+    }
 }
 
 fn is_store(kind: std::fs::FileType) -> bool {

@@ -15,6 +15,7 @@ pub mod buffer;
 pub mod bulk;
 pub mod clock;
 pub mod descriptor;
+mod exclusive;
 pub mod files;
 mod geometry;
 pub mod interfaces;

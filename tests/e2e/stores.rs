@@ -1,11 +1,17 @@
 //! Stores that are not a plain file on a file system that can do everything.
 
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+
 use crate::harness::clients::nbdinfo;
 use crate::harness::cluster::is_connected;
 use crate::harness::configuration::RESOURCE;
 use crate::harness::disks::{LoopDevice, RamFolder, make_sparse};
 use crate::harness::nbd::Nbd;
 use crate::harness::{Cluster, Options};
+
+/// The flag of open(2) that asks for a block device alone.
+const O_EXCL: i32 = 0o200;
 
 /// Brings a pair up whose disks are these instead of the usual files; alpha is Primary.
 fn bring_up_on(cluster: &mut Cluster, disks: [&str; 2]) {
@@ -76,4 +82,38 @@ fn a_store_that_cannot_unmap_offers_no_trim_and_writes_zeroes() {
     let refused = client.trim(0, 4096).expect_err("it was not offered");
     assert!(refused.contains("TRIM"), "{refused}");
     drop((client, cluster));
+}
+
+/// A metadata device that two volumes share is closed to everybody else, as a device of one volume is.
+#[test]
+fn a_shared_metadata_device_is_taken_for_others_and_one_that_others_use_is_left_alone() {
+    let mut cluster = Cluster::new(Options { volumes: 2, ..Options::default() });
+    let image = cluster.scratch().join("meta.img");
+    make_sparse(&image, 2 * (128 << 20));
+    let device = LoopDevice::attach(&image, 512);
+    for (volume, disk) in cluster.a.disks.iter().enumerate() {
+        let line = |meta: &str| format!("disk {};\n            meta-disk {meta};", disk.display());
+        cluster.a.edit_config(&line("internal"), &line(&format!("{}[{volume}]", device.path())));
+    }
+    // How mount, mkfs, LVM and md ask for a device.
+    let taken = || fs::File::options().read(true).custom_flags(O_EXCL).open(device.path());
+
+    let other = taken().expect("nobody has the device");
+    let sentence = cluster.a.refused(&["create-md", "--force", RESOURCE], 20);
+    assert!(sentence.contains("in use"), "{sentence}");
+    drop(other);
+
+    cluster.create_md();
+    cluster.start();
+    cluster.up();
+    cluster.wait_both("connected", is_connected);
+    assert!(taken().is_err(), "both volumes have it");
+    cluster.a.ok(&["detach", &format!("{RESOURCE}/0")]);
+    assert!(taken().is_err(), "the second volume still has it");
+    // The commands of the offline kind go beside the daemon, slot by slot.
+    cluster.a.ok(&["create-md", "--force", &format!("{RESOURCE}/0")]);
+    cluster.a.ok(&["attach", &format!("{RESOURCE}/0")]);
+    cluster.a.ok(&["down", RESOURCE]);
+    taken().expect("nobody has it any more");
+    drop(cluster);
 }
