@@ -134,22 +134,21 @@ impl Stream {
             out.clear();
             return Ok(());
         }
-        if result.is_ok() {
-            self.receive_more(out);
-        }
-        result
+        result.and_then(|()| self.receive_more(out))
     }
 
     /// Takes the frames that have come meanwhile, while each receive brings all it asked for. A receive of a single frame
     /// costs less here than in a pass of the loop of its own.
-    fn receive_more(&mut self, out: &mut Vec<Bytes>) {
+    fn receive_more(&mut self, out: &mut Vec<Bytes>) -> Result<(), String> {
         let mut left = CHUNK_BYTES;
         while left > 0 && self.inbox.was_filled() {
             let mut operation = self.inbox.receive(self.descriptor.clone());
-            let count = receive_now(&mut operation);
+            let result = receive_now(&mut operation).transpose();
             self.inbox.on_received(operation, out);
-            left = left.saturating_sub(count.unwrap_or(0).max(MORE_BYTES_MIN));
+            let count = result.map_err(|error| error.to_string())?.unwrap_or(0);
+            left = left.saturating_sub(count.max(MORE_BYTES_MIN));
         }
+        Ok(())
     }
 
     /// A send ended: how many bytes have left in all.

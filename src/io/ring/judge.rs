@@ -179,7 +179,7 @@ pub(super) fn distribute(chunks: &mut [Chunk], layout: &[Span], count: usize) {
     }
 }
 
-fn is_passing(errno: i32) -> bool {
+pub(super) fn is_passing(errno: i32) -> bool {
     errno == libc::EAGAIN || errno == libc::EINTR
 }
 

@@ -274,10 +274,11 @@ fn a_receive_without_the_ring_takes_what_is_there_and_waits_for_nothing() {
     let layout = || [(0, 8), (1, 4), (0, 8)].map(|(chunk, len)| Span { chunk, len }).to_vec();
     let chunks = vec![bench.pool.chunk(), bench.pool.chunk_of(4096)];
     let mut operation = Operation::RecvMsg { socket: socket.clone(), chunks, layout: layout() };
-    assert_eq!(receive_now(&mut operation), None, "nothing has come");
+    let receive = |operation: &mut Operation| receive_now(operation).map(Result::unwrap);
+    assert_eq!(receive(&mut operation), None, "nothing has come");
     std::io::Write::write_all(&mut &peer, b"aaaaaaaahhhhbb").unwrap();
-    assert_eq!(receive_now(&mut operation), Some(14));
-    assert_eq!(receive_now(&mut operation), None);
+    assert_eq!(receive(&mut operation), Some(14));
+    assert_eq!(receive(&mut operation), None);
     let Operation::RecvMsg { mut chunks, .. } = operation else { panic!() };
     assert_eq!(chunks.iter().map(Chunk::received).collect::<Vec<_>>(), [b"aaaaaaaabb".as_slice(), b"hhhh"]);
 
@@ -285,13 +286,31 @@ fn a_receive_without_the_ring_takes_what_is_there_and_waits_for_nothing() {
     chunks[0].skip(room - 1);
     let mut operation = Operation::RecvMsg { socket, chunks, layout: layout() };
     std::io::Write::write_all(&mut &peer, b"more than there is room for").unwrap();
-    assert_eq!(receive_now(&mut operation), None, "what does not fit is refused as by the ring");
+    assert_eq!(receive(&mut operation), None, "what does not fit is refused as by the ring");
     drop(peer);
     let Operation::RecvMsg { socket, .. } = operation else { panic!() };
     let chunks = vec![bench.pool.chunk(), bench.pool.chunk()];
     let mut operation = Operation::RecvMsg { socket, chunks, layout: layout() };
-    assert_eq!([receive_now(&mut operation), receive_now(&mut operation)], [Some(20), Some(7)]);
-    assert_eq!(receive_now(&mut operation), None, "the end is for the ring to tell");
+    assert_eq!([receive(&mut operation), receive(&mut operation)], [Some(20), Some(7)]);
+    assert_eq!(receive(&mut operation), None, "the end is for the ring to tell");
+}
+
+/// The kernel tells an error of a socket once; whoever hears it must pass it on.
+#[test]
+fn a_receive_without_the_ring_tells_that_the_connection_was_reset() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let socket = Descriptor::from(OwnedFd::from(listener.accept().unwrap().0));
+    // What is not read when a socket is closed turns its end into a reset.
+    nix::unistd::write(&socket, b"not read").unwrap();
+    let mut byte = [0];
+    peer.peek(&mut byte).unwrap();
+    drop(peer);
+    let bench = Bench::new();
+    let layout = vec![Span { chunk: 0, len: 8 }];
+    let mut operation = Operation::RecvMsg { socket, chunks: vec![bench.pool.chunk()], layout };
+    let result = (0..1000).find_map(|_| receive_now(&mut operation)).expect("a reset comes at once on loopback");
+    assert!(result.unwrap_err().to_string().contains("reset"));
 }
 
 #[test]
