@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::control::{DecodeError, LINE_BYTES_MAX, Request, Response, decode_response, encode};
 
 /// How much longer than the daemon we wait, so that its better sentence arrives.
-const MARGIN: Duration = Duration::from_millis(500);
+const MARGIN: Duration = Duration::from_secs(3);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

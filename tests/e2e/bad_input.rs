@@ -16,16 +16,12 @@ fn refusal(options: Options, from: &str, to: &str) -> String {
     cluster.b.edit_config(from, to);
     cluster.start();
     cluster.up();
-    let reasons = crate::harness::wait::until("somebody gives up the connection", LONG, || {
+    crate::harness::wait::until("somebody gives up the connection", LONG, || {
         let statuses = cluster.nodes().map(Node::status);
         assert!(!statuses.iter().any(is_connected), "they must not connect");
         let reasons: Vec<String> = statuses.iter().filter_map(|status| peer(status).reason.clone()).collect();
         if statuses.iter().any(is_stand_alone) { Ok(reasons.join("\n")) } else { Err(reasons.join("\n")) }
-    });
-    for node in cluster.nodes() {
-        assert!(is_stand_alone(&node.status()) || !is_connected(&node.status()), "{} is connected", node.name);
-    }
-    reasons
+    })
 }
 
 const SECRET: &[&str] = &["cram-hmac-alg sha1", "shared-secret \"sesame\""];

@@ -27,7 +27,7 @@ fn a_database_survives_the_death_of_the_primary() {
     let before: u64 = postgres.query("SELECT count(*) FROM pgbench_history").parse().expect("a number");
     let acknowledged = until("pgbench is at work", LONG, || {
         let now: u64 = postgres.query("SELECT count(*) FROM pgbench_history").parse().expect("a number");
-        if now > before + 200 { Ok(now) } else { Err(format!("{now} after {before}")) }
+        if now > before + 40 { Ok(now) } else { Err(format!("{now} after {before}")) }
     });
     cluster.a.kill9();
     crate::harness::tools::kill(&mut pgbench);

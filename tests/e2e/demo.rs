@@ -1,6 +1,6 @@
 //! `shimai demo`, the newcomer's command: it ends well, and takes everything away, also when it is interrupted.
 
-use crate::harness::SHORT;
+use crate::harness::LONG;
 use crate::harness::node::SHIMAI;
 use crate::harness::tools::{described, ended, kill as kill_child, output, run, spawn, tool};
 use crate::harness::wait::until;
@@ -10,13 +10,12 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::time::Duration;
 use tempfile::TempDir;
 
 /// The demonstration with a folder of the test's for its files.
 fn demo(folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(SHIMAI);
-    command.arg("demo").args(words).args(["--seconds", "1"]).env("TMPDIR", folder).env("NO_COLOR", "1");
+    command.arg("demo").args(words).env("TMPDIR", folder).env("NO_COLOR", "1");
     command
 }
 
@@ -54,7 +53,7 @@ fn summary(text: &str, name: &str) -> u64 {
 fn the_demonstration_ends_with_nothing_lost_and_nothing_left() {
     let test = TempDir::new().expect("there is room for a folder");
     let folder = folder(&test);
-    let mut command = demo(&folder, &[]);
+    let mut command = demo(&folder, &["--seconds", "1"]);
     let output = output(&mut command);
     assert!(output.status.success(), "{}", described(&command, &output));
     let text = String::from_utf8_lossy(&output.stdout);
@@ -72,9 +71,10 @@ fn the_demonstration_ends_with_nothing_lost_and_nothing_left() {
 
 /// Starts it and waits until it has told `moment`; what it tells goes into `log`.
 fn begin(folder: &Path, words: &[&str], log: &Path, moment: &str) -> Child {
-    let mut demo = spawn(demo(folder, words).process_group(0), log);
+    // Longer than it takes to be interrupted.
+    let mut demo = spawn(demo(folder, words).args(["--seconds", "60"]).process_group(0), log);
     let told = || fs::read_to_string(log).unwrap_or_default();
-    until(&format!("{moment:?} is told"), SHORT, || {
+    until(&format!("{moment:?} is told"), LONG, || {
         if let Some(status) = demo.try_wait().expect("it is our child") {
             panic!("it ended with {status}:\n{}", told());
         }
@@ -90,7 +90,7 @@ fn interrupted(words: &[&str], moment: &str, exit: i32, interrupt: fn(&Child)) {
     let (folder, log) = (folder(&test), test.path().join("log"));
     let mut demo = begin(&folder, words, &log, moment);
     interrupt(&demo);
-    let code = ended("the demonstration", &mut demo, Duration::from_secs(20));
+    let code = ended("the demonstration", &mut demo, LONG);
     let told = fs::read_to_string(&log).unwrap_or_default();
     assert_eq!(code, Some(exit), "{told}");
     assert!(told.contains("interrupted"), "{told}");
@@ -128,7 +128,7 @@ fn the_daemons_of_a_killed_demonstration_end_too() {
     let (folder, log) = (folder(&test), test.path().join("log"));
     let mut demo = begin(&folder, &[], &log, "writes of 4 KiB");
     kill_child(&mut demo);
-    until("the daemons have ended", SHORT, || {
+    until("the daemons have ended", LONG, || {
         let left = processes_in(&folder);
         if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
     });

@@ -195,10 +195,10 @@ impl Story {
         let work = self.reopen();
         let was_alpha = !self.is_alpha_primary;
         let (uri, folder) = (self.primary().nbd_uri(RAW), self.cluster.scratch().to_owned());
-        let moment = FIO_BYTES / 1024 / 8 + self.dice.below(FIO_BYTES / 1024);
+        let goal = written_kib(&self.primary().status()) + FIO_BYTES / 1024 / 8 + self.dice.below(FIO_BYTES / 1024);
         std::thread::scope(|scope| {
             let fio = scope.spawn(|| clients::fio_verify(&uri, &folder, FIO_JOBS, FIO_BYTES, None));
-            wait_written(self.primary(), moment);
+            wait_written(self.primary(), goal);
             self.node_mut(was_alpha).kill9();
             fio.join().expect("fio finds what it wrote");
         });
@@ -216,10 +216,10 @@ impl Story {
     fn outage(&mut self) {
         let work = self.reopen();
         let (uri, folder) = (self.primary().nbd_uri(RAW), self.cluster.scratch().to_owned());
-        let moment = FIO_BYTES / 1024 / 8 + self.dice.below(FIO_BYTES / 1024);
+        let goal = written_kib(&self.primary().status()) + FIO_BYTES / 1024 / 8 + self.dice.below(FIO_BYTES / 1024);
         std::thread::scope(|scope| {
             let fio = scope.spawn(|| clients::fio_verify(&uri, &folder, FIO_JOBS, FIO_BYTES, None));
-            wait_written(self.primary(), moment);
+            wait_written(self.primary(), goal);
             self.cluster.cut(self.primary());
             work.wait_for(20 + self.dice.below(50));
             self.cluster.network.heal();
@@ -249,11 +249,14 @@ fn check_raw(node: &Node, ledger: &Ledger) {
     ledger.check(&format!("{}'s disk", node.name), |block| read_at(disk, block * BLOCK, BLOCK as usize));
 }
 
-/// Waits until so much more was written to the volume without a file system.
-fn wait_written(node: &Node, kib: u64) {
-    let written = |status: &shimai::control::status::ResourceStatus| status.volumes[usize::from(RAW)].written_kib;
-    let goal = written(&node.status()) + kib;
-    node.wait("fio is at work", LONG, |status| written(status) >= goal);
+/// What was written to the volume without a file system.
+fn written_kib(status: &shimai::control::status::ResourceStatus) -> u64 {
+    status.volumes[usize::from(RAW)].written_kib
+}
+
+/// Waits until so much was written to it.
+fn wait_written(node: &Node, goal: u64) {
+    node.wait("fio is at work", LONG, |status| written_kib(status) >= goal);
 }
 
 fn tell(protocol: char, formats: [Format; 2]) {

@@ -56,7 +56,7 @@ fn a_daemon_starts_again_in_every_state() {
     let mut cluster = Cluster::with_primary(Options {
         disk_mib: 256,
         formats: Format::BOTH_V08,
-        disk: vec!["resync-rate 20M"],
+        disk: vec!["resync-rate 8M"],
         ..Options::default()
     });
     // As a Secondary that is Outdated.
@@ -220,7 +220,7 @@ fn a_frozen_peer_is_dropped_and_taken_back() {
 
 #[test]
 fn a_wait_for_a_resync_ends_when_both_disks_are_good_and_not_before() {
-    let mut cluster = Cluster::new(Options { disk: vec!["resync-rate 20M"], ..Options::default() });
+    let mut cluster = Cluster::new(Options { disk: vec!["resync-rate 8M"], ..Options::default() });
     cluster.create_md();
     cluster.start();
     cluster.a.up();

@@ -98,7 +98,7 @@ fn an_outage_in_the_middle_of_a_resync_is_taken_up_again() {
     let cluster = Cluster::with_primary(Options {
         disk_mib: 256,
         // Slow enough to be caught in the middle.
-        disk: vec!["resync-rate 20M"],
+        disk: vec!["resync-rate 8M"],
         ..Options::default()
     });
     cluster.cut(&cluster.a);

@@ -4,7 +4,6 @@ use crate::harness::cluster::{is_connected, is_in_sync, is_stand_alone, peer};
 use crate::harness::configuration::RESOURCE;
 use crate::harness::nbd::Nbd;
 use crate::harness::{Cluster, Format, LONG, Node, Options};
-use shimai::model::state::ConnectionState;
 
 /// Writes one block on a Primary.
 fn write(node: &Node, block: u64, byte: u8) {
@@ -35,10 +34,6 @@ fn diverge(options: Options, demote: bool) -> Cluster {
 
 /// Waits until the split brain is known; the one that finds out gives up, the other may go on looking.
 fn wait_for_verdict(cluster: &Cluster) {
-    cluster.wait_both("the connection is refused", |status| {
-        let state = peer(status).connection;
-        state == ConnectionState::StandAlone || state == ConnectionState::WfConnection
-    });
     let found = crate::harness::wait::until("somebody is StandAlone", LONG, || {
         let found = cluster.nodes().into_iter().find(|node| is_stand_alone(&node.status()));
         found.ok_or("both look for the other")

@@ -81,7 +81,11 @@ fn a_store_that_cannot_unmap_offers_no_trim_and_writes_zeroes() {
     assert!(read.iter().enumerate().all(|(at, byte)| (*byte == 0) == (512..512 + 32_768).contains(&at)));
     let refused = client.trim(0, 4096).expect_err("it was not offered");
     assert!(refused.contains("TRIM"), "{refused}");
-    drop((client, cluster));
+    drop(client);
+    assert_eq!([cluster.a.stop(), cluster.b.stop()], [Some(0); 2]);
+    // The folder of the cluster can be removed only when nothing is mounted in it.
+    drop(folder);
+    drop(cluster);
 }
 
 /// A metadata device that two volumes share is closed to everybody else, as a device of one volume is.

@@ -5,7 +5,8 @@
 use crate::harness::cluster::{is_connected, peer};
 use crate::harness::configuration::RESOURCE;
 use crate::harness::nbd::Nbd;
-use crate::harness::{Cluster, Format, LONG, Node, Options, is_full};
+use crate::harness::{Cluster, Format, LONG, Node, Options, SHORT, is_full};
+use shimai::control::status::ResourceStatus;
 use shimai::model::state::{ConnectionState, Role};
 
 /// One broken state.
@@ -286,9 +287,12 @@ fn a_refusal_names_what_helps_and_where() {
     cluster.wait_in_sync();
     // Bravo holds the resync that alpha would have to wait for.
     cluster.b.ok(&["pause-sync", RESOURCE]);
+    let is_held = |status: &ResourceStatus| peer(status).volumes[0].resync_suspended.peer;
+    cluster.a.wait("alpha knows", SHORT, is_held);
     let held = cluster.a.refused(&["resume-sync", RESOURCE], 10);
     assert!(held.contains("(157)") && held.contains("next: shimai resume-sync data/0    (on bravo)"), "{held}");
     cluster.b.ok(&["resume-sync", RESOURCE]);
+    cluster.a.wait("alpha knows", SHORT, |status| !is_held(status));
     let running = cluster.a.refused(&["resume-sync", RESOURCE], 10);
     assert!(running.contains("(135)"), "{running}");
     leave(&cluster.b);

@@ -25,11 +25,11 @@ use crate::metadata::layout::{Format, Placement};
 /// The resource.
 const RESOURCE: &str = "data";
 /// How long a daemon may take to answer after its start.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a command may take.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a daemon may take to end.
-const END_PATIENCE: Duration = Duration::from_secs(20);
+const END_PATIENCE: Duration = Duration::from_secs(90);
 
 /// One of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -169,12 +169,12 @@ fn connections_that_say_nothing_keep_nobody_out() {
     let greeted = |mut stream: &UnixStream| stream.read_exact(&mut [0; 18]);
     silent.iter().for_each(|stream| greeted(stream).unwrap());
     let mut client = node.open("data").unwrap();
-    client.write(0, &[1; 512], false).unwrap();
     let mut oldest = &silent[0];
     assert_eq!(oldest.read(&mut [0]).unwrap(), 0, "it had to go");
     let mut second = &silent[1];
     second.set_nonblocking(true).unwrap();
     assert_eq!(second.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    client.write(0, &[1; 512], false).unwrap();
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! A node of a story: a temporary directory with a disk, and the resource `data` with one volume on it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -28,12 +29,12 @@ pub(super) struct Node {
     pub(super) handle: ResourceHandle,
 }
 
-/// Addresses of two nodes, with ports that are free now.
+/// Addresses of two nodes, which no other story and no other process of this moment has.
 pub(super) fn addresses() -> [SocketAddr; 2] {
-    [1, 2].map(|host| {
-        let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, host));
-        TcpListener::bind(SocketAddr::new(address, 0)).unwrap().local_addr().unwrap()
-    })
+    static STORIES: AtomicU8 = AtomicU8::new(0);
+    let story = STORIES.fetch_add(1, Ordering::Relaxed);
+    let process = (std::process::id() % 250) as u8 + 1;
+    [1, 2].map(|host| SocketAddr::from(([127, process, story, host], 7789)))
 }
 
 impl Node {

@@ -90,6 +90,7 @@ impl Cluster {
 
     /// KiB that a dead node's disks name as possibly different: bitmap and activity log, as the real drbdmeta reads them.
     pub(crate) fn named_kib(&self, dead: &Node) -> u64 {
+        dead.wait_until_buried();
         let copy = self.scratch().join("copy.img");
         dead.metadata.iter().map(|place| place.named_kib(&copy)).sum()
     }

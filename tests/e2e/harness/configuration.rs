@@ -130,8 +130,8 @@ impl Default for Options {
     }
 }
 
-/// A dead peer is noticed within four seconds and looked for every two.
-const QUICK_NET: &[&str] = &["timeout 15", "ping-int 2", "connect-int 2", "ping-timeout 10", "ko-count 3"];
+/// A dead peer is noticed within four seconds and looked for every two. One whose disk stalls is not given up for a minute.
+const QUICK_NET: &[&str] = &["timeout 15", "ping-int 2", "connect-int 2", "ping-timeout 10", "ko-count 40"];
 /// The resync begins at full speed.
 const QUICK_DISK: &[&str] = &["c-plan-ahead 0", "resync-rate 400M"];
 

@@ -87,6 +87,8 @@ impl Node {
         let mut command = inside(&self.namespace, SHIMAID);
         command.arg("--config").arg(self.config()).args(["--node", self.name]);
         command.arg("--run-dir").arg(self.run_dir()).arg("--state-dir").arg(self.folder.join("state"));
+        // It ends with the test, however that ends.
+        command.args(["--parent", &std::process::id().to_string()]);
         command.args(&self.daemon_arguments).env("NO_COLOR", "1");
         command
     }
@@ -114,6 +116,15 @@ impl Node {
         self.daemon.as_ref().expect("the daemon runs").id()
     }
 
+    /// Seconds that the daemon has computed.
+    pub(crate) fn processor_seconds(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process())).expect("the daemon runs");
+        let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ').collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
+        // User and system time, proc(5); the kernel's interface counts hundredths everywhere.
+        (ticks(11) + ticks(12)) / 100
+    }
+
     /// The daemon's process, for a test that ends it in a way of its own.
     pub(crate) fn taken(&mut self) -> Child {
         self.daemon.take().expect("the daemon runs")
@@ -122,6 +133,12 @@ impl Node {
     /// Ends the daemon at once, as a crash would.
     pub(crate) fn kill9(&mut self) {
         kill(&mut self.daemon.take().expect("the daemon runs"));
+    }
+
+    /// Waits until the kernel has done the last operations of a daemon that was killed, and nobody holds its disks.
+    pub(crate) fn wait_until_buried(&self) {
+        self.disks.iter().for_each(|disk| wait_until_free(disk));
+        self.metadata.iter().for_each(|place| wait_until_free(&place.file));
     }
 
     /// Asks the daemon to end, as an init system would; its exit code.
@@ -281,8 +298,7 @@ impl Drop for Node {
         if let Some(mut daemon) = self.daemon.take() {
             kill(&mut daemon);
         }
-        self.disks.iter().for_each(|disk| wait_until_free(disk));
-        self.metadata.iter().for_each(|place| wait_until_free(&place.file));
+        self.wait_until_buried();
         if std::thread::panicking() {
             eprintln!("{}", self.log_tail());
         }

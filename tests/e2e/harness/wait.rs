@@ -3,10 +3,10 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-/// For what takes a fraction of a second on an idle machine.
-pub(crate) const SHORT: Duration = Duration::from_secs(20);
+/// For what takes a fraction of a second on an idle machine; a disk may need twenty seconds for a flush at times.
+pub(crate) const SHORT: Duration = Duration::from_secs(90);
 /// For what moves data or waits for timeouts of the link.
-pub(crate) const LONG: Duration = Duration::from_secs(90);
+pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
