@@ -177,7 +177,6 @@ impl Resource {
         let slots = u32::from(self.volumes[volume].settings.al_extents).min(slots_limit(ring_blocks)).max(67);
         superblock.al_nr_extents = slots;
         let state = &mut self.volumes[volume];
-        state.device_sectors = sectors;
         state.incarnations += 1;
         let blocks = sectors.div_ceil(BLOCK_SECTORS);
         let crashed = superblock.flags.contains(DeviceFlags::CRASHED_PRIMARY)
@@ -326,7 +325,7 @@ impl Resource {
             // Applications would read, and overwrite, data that is known to be old.
             return self.fail_attach(volume, attach.command, StateRefusal::NoUpToDateDisk.into());
         }
-        if let Err(refusal) = self.may_show(volume) {
+        if let Err(refusal) = self.may_show(volume).and_then(|()| self.settle_size(volume, reachable)) {
             return self.fail_attach(volume, attach.command, refusal);
         }
         for peer in 0..self.peers.len() {
@@ -390,15 +389,44 @@ impl Resource {
         }
         let size = if agreed == 0 { most } else { agreed.min(most) };
         let size = if wanted == 0 { size } else { size.min(wanted) };
+        Ok(match self.shown_sectors(volume) {
+            Some(shown) => {
+                fits(shown, most)?;
+                if agreed == 0 { size.min(shown) } else { size }
+            }
+            None => size,
+        })
+    }
+
+    /// The size of the device that others see, and that does not change because a disk comes.
+    fn shown_sectors(&self, volume: usize) -> Option<u64> {
         let current = self.volumes[volume].device_sectors;
         let connected = (0..self.peers.len()).any(|peer| self.view(volume, peer).conn >= ConnectionState::Connected);
-        let is_shown = current > 0 && (connected || self.role == Role::Primary);
-        if is_shown && most < current {
-            // The device that others see does not shrink because a disk comes.
-            let sentence = format!("the replicated device has {current} sectors, the disk has room for {most}");
+        (current > 0 && (connected || self.role == Role::Primary)).then_some(current)
+    }
+
+    /// The disk is about to come in: it and the device get one size. Others may have come to see the device, or another
+    /// one, while it was being attached.
+    fn settle_size(&mut self, volume: usize, data_is_reachable: bool) -> Result<(), Refusal> {
+        let shown = self.shown_sectors(volume);
+        let is_primary = self.role == Role::Primary;
+        let state = &mut self.volumes[volume];
+        let disk = state.disk.as_mut().expect("attached");
+        let own = disk.superblock.effective_size_sectors;
+        let sectors = shown.unwrap_or(own);
+        fits(sectors, disk.layout.usable_sectors.min(disk.facts.data_bytes / SECTOR_BYTES))?;
+        if sectors < own && state.remembered >= DiskState::Outdated && !data_is_reachable && !is_primary {
+            // Only the peer's disk is smaller, and nothing is on it that would count.
+            let sentence = format!("this disk holds a device of {own} sectors, the peer has room for {sectors}");
             return Err(Refusal::configuration(ConfigurationRefusal::DiskTooSmall, sentence));
         }
-        Ok(if is_shown && agreed == 0 { size.min(current) } else { size })
+        state.device_sectors = sectors;
+        if sectors != own {
+            disk.bitmap.resize(sectors.div_ceil(BLOCK_SECTORS), true);
+            disk.superblock.effective_size_sectors = sectors;
+            self.superblock_changed(volume);
+        }
+        Ok(())
     }
 
     /// v09 tables name nodes; a fresh one learns them here. A peer without a slot of the bitmap gets one that nobody has:
@@ -541,4 +569,13 @@ impl Resource {
         }
         Ok(())
     }
+}
+
+/// Whether a device of that size has room on a disk.
+fn fits(sectors: u64, most: u64) -> Result<(), Refusal> {
+    if sectors <= most {
+        return Ok(());
+    }
+    let sentence = format!("the replicated device has {sectors} sectors, the disk has room for {most}");
+    Err(Refusal::configuration(ConfigurationRefusal::DiskTooSmall, sentence))
 }

@@ -208,7 +208,10 @@ impl Resource {
         let missing = super::state_request::lacks_disk_for(view, conn);
         let judged = super::state::transition(view, wanted, self.rules(volume), Origin::Wish).err();
         if let Some(code) = missing.or(judged) {
-            return self.answer(id, Err(code.into()));
+            let (number, name) = (self.volumes[volume].settings.number, &self.peers[peer].settings.name);
+            let sentence =
+                format!("{}; volume {number} is {} here and {} on {name}", code.text(), view.disk, view.pdsk);
+            return self.answer(id, Err(Refusal::state(code, sentence).next(format!("why {}", self.settings.name))));
         }
         let agreement = if remote { Agreement::InvalidateRemote(id) } else { Agreement::Invalidate(id) };
         self.ask_connection(volume, peer, conn, agreement);
@@ -239,10 +242,14 @@ impl Resource {
             View { disk: DiskState::Inconsistent, ..view }
         };
         self.change_fact(volume, peer, new);
-        if let Some(disk) = self.volumes[volume].disk.as_mut() {
-            disk.after_pages(Then::Answer(id));
+        if !remote {
+            // It says that every bit counts; the pages may follow.
+            return self.after_superblock(volume, Then::Answer(id));
         }
         self.superblock_changed(volume);
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            disk.after_pages(Then::Invalidated(id));
+        }
     }
 
     fn outdate(&mut self, id: CommandId, volume: usize) {
@@ -370,8 +377,14 @@ impl Resource {
         for (state, settings) in self.peers.iter_mut().zip(peers) {
             state.settings = settings;
         }
+        let paces: Vec<_> = self.volumes.iter().map(|volume| volume.settings.resync).collect();
         for (state, settings) in self.volumes.iter_mut().zip(volumes) {
             state.settings = settings;
+        }
+        for (volume, before) in paces.into_iter().enumerate() {
+            if before != self.volumes[volume].settings.resync {
+                self.tell_pace(volume);
+            }
         }
     }
 

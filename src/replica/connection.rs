@@ -20,14 +20,11 @@ use crate::wire::packet::Packet;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of "initial data": a header of the oldest form.
 const INTRODUCTION_BYTES: u64 = 8;
-/// Bytes queued on the data socket above which we stop reading requests of the peer.
-const BACKLOG_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of writes that are taken off the wire before they are on the disk, whatever `max-buffers` says: enough to keep a
 /// disk busy.
 const RECEIVED_BYTES_MIN: u64 = 4 << 20;
-/// Bytes that a resync may have asked of us and not confirmed. A kernel with a large `max-buffers` asks for more at once, and
-/// waits.
-const ASKED_BYTES_MAX: u64 = 128 << 20;
+/// Reads that a peer may have asked for and nobody has begun: more than any asks for at once.
+const WISHES_MAX: u64 = 1 << 16;
 
 impl Resource {
     /// Begins to look for the peer.
@@ -178,7 +175,8 @@ impl Resource {
         state.reason = None;
         state.receive = ReceiveEpochs::new();
         state.flushes_pending = 0;
-        (state.received_bytes, state.asked_bytes) = (0, 0);
+        (state.received_bytes, state.serving_bytes) = (0, 0);
+        state.wishes.clear();
         state.volumes.iter_mut().for_each(super::link::PeerVolume::forget_connection);
         state.connection = Connection::Linked(Box::new(Link {
             data: pair.data,
@@ -200,6 +198,8 @@ impl Resource {
             data_sent: 0,
             data_progress: now,
             throttled: false,
+            replies: std::collections::VecDeque::new(),
+            reply_bytes: 0,
             reads_asked: std::collections::BTreeSet::new(),
             handed: std::collections::VecDeque::new(),
             leaving: false,
@@ -238,7 +238,12 @@ impl Resource {
             if link.data_queued == link.data_sent {
                 link.data_progress = self.now;
             }
-            link.data_queued += (head.len() + payload.as_ref().map_or(0, Bytes::len)) as u64;
+            let bytes = (head.len() + payload.as_ref().map_or(0, Bytes::len)) as u64;
+            link.data_queued += bytes;
+            if matches!(packet, Packet::DataReply(_) | Packet::ResyncDataReply(_)) {
+                link.replies.push_back((link.data_queued, bytes));
+                link.reply_bytes += bytes;
+            }
         }
         self.actions.push(Action::Send { socket, head, payload });
         self.regulate(peer);
@@ -264,18 +269,15 @@ impl Resource {
         self.peers[peer].link().map_or(0, |link| link.data_queued - link.data_sent)
     }
 
-    /// Stops reading the data stream while too much of what came, or of what it made us send, waits; goes on at half of that.
-    /// What ends the waiting comes from our disks and on the meta stream.
+    /// Stops reading the data stream while too much of what came waits; goes on at half of that. What ends the waiting comes
+    /// from our disks and goes out by itself: two nodes that have stopped do not wait for each other.
     pub(super) fn regulate(&mut self, peer: usize) {
         let writes_max = u64::from(self.peers[peer].settings.buffers_max) * BLOCK_BYTES;
         // Writes of a source that wait for the name of its resync wait for a packet behind them.
         let wait_for_name = self.volumes.iter().any(|volume| volume.peer_write_gate == Some(u64::MAX));
         let received = if wait_for_name { 0 } else { self.peers[peer].received_bytes };
-        let loads = [
-            (self.backlog(peer), BACKLOG_BYTES_MAX),
-            (received, writes_max.max(RECEIVED_BYTES_MIN)),
-            (self.peers[peer].asked_bytes, ASKED_BYTES_MAX),
-        ];
+        let wishes = self.peers[peer].wishes.len() as u64;
+        let loads = [(received, writes_max.max(RECEIVED_BYTES_MIN)), (wishes, WISHES_MAX)];
         let Some(link) = self.peers[peer].link_mut() else { return };
         let share = if link.throttled { 2 } else { 1 };
         let stop = loads.into_iter().any(|(load, most)| load > most / share);
@@ -297,6 +299,10 @@ impl Resource {
         if total > link.data_sent {
             link.data_sent = total;
             link.data_progress = now;
+        }
+        while let Some((_, bytes)) = link.replies.front().copied().filter(|(end, _)| *end <= total) {
+            link.replies.pop_front();
+            link.reply_bytes -= bytes;
         }
         let mut handed = Vec::new();
         while let Some((mark, write)) = link.handed.front().copied().filter(|(mark, _)| *mark <= total) {

@@ -98,10 +98,9 @@ impl Resource {
         self.forget_leaving_disk(volume, peer, &mut theirs);
         self.overlook_old_word(volume, peer, word, &mut theirs);
         let old = self.view(volume, peer);
-        if self.ends_resync(volume, peer, old, &mut theirs) {
-            return;
-        }
-        let mut new = self.view(volume, peer);
+        self.consider_end_of_resync(volume, peer, word, old, &mut theirs);
+        let old = self.view(volume, peer);
+        let mut new = old;
         if new.conn == ConnectionState::WfReportParams {
             new.conn = ConnectionState::Connected;
         }
@@ -146,26 +145,29 @@ impl Resource {
         }
     }
 
-    /// The target says that it is done, or a late word of a sync that is over.
-    fn ends_resync(&mut self, volume: usize, peer: usize, old: View, theirs: &mut Theirs) -> bool {
+    /// The target says that it is done, or a late word of a sync that is over. While its acknowledgements are waited for it
+    /// counts as it did.
+    fn consider_end_of_resync(&mut self, volume: usize, peer: usize, word: StateWord, old: View, theirs: &mut Theirs) {
         use ConnectionState as C;
+        let is_source = matches!(old.conn, C::SyncSource | C::PausedSyncS);
         let thinks_done = old.pdsk == DiskState::Inconsistent
             && theirs.real_disk == DiskState::UpToDate
             && old.conn > C::Connected
             && old.disk == DiskState::UpToDate;
         if thinks_done && theirs.conn > C::Connected && theirs.conn < C::SyncSource {
             theirs.real_disk = DiskState::Inconsistent;
-        } else if thinks_done && matches!(old.conn, C::SyncSource | C::PausedSyncS) && theirs.conn == C::Connected {
-            self.source_is_finished(volume, peer);
-            return true;
-        } else if matches!(old.conn, C::SyncSource | C::PausedSyncS)
+        } else if is_source
             && theirs.conn == C::Connected
-            && theirs.real_disk == DiskState::Inconsistent
+            && (thinks_done || theirs.real_disk == DiskState::Inconsistent)
         {
-            // Some blocks could not be synced: it stays Inconsistent, and their bits stay. Or it was done, and failed since.
-            self.peers[peer].volumes[volume].target_may_be_done = true;
-            self.end_resync(volume, peer, false);
-            return true;
+            if !self.source_is_finished(volume, peer, word, thinks_done) {
+                (theirs.disk, theirs.real_disk) = (DiskState::Inconsistent, DiskState::Inconsistent);
+            }
+            return;
+        }
+        if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
+            // It speaks of something else by now.
+            resync.last_word = None;
         }
         if old.pdsk == DiskState::UpToDate
             && theirs.real_disk == DiskState::Inconsistent
@@ -174,7 +176,16 @@ impl Resource {
         {
             theirs.real_disk = DiskState::UpToDate;
         }
-        false
+    }
+
+    /// The last words of targets whose resync was given up before it could end.
+    pub(super) fn settle_late_words(&mut self) {
+        while let Some((volume, peer, word)) = self.late_words.pop_front() {
+            let is_heard = self.view(volume, peer).conn >= ConnectionState::Connected;
+            if is_heard && self.peers[peer].link().is_some() {
+                self.on_state(volume, peer, word);
+            }
+        }
     }
 
     fn must_decide(&mut self, volume: usize, peer: usize, old: View, theirs: Theirs) -> bool {

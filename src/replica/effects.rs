@@ -138,6 +138,7 @@ impl Resource {
         self.tell_state(volume, peer, old, new);
         let aborted = old.conn > ConnectionState::Connected && new.conn == ConnectionState::Connected;
         if aborted && (new.disk <= DiskState::Failed || new.pdsk <= DiskState::Failed) {
+            self.peers[peer].volumes[volume].gave_up_resync = true;
             self.give_up_resync(volume, peer);
         }
         self.pause_changed(volume, peer, old, new);

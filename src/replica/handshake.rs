@@ -246,7 +246,7 @@ impl Resource {
         let state = &self.volumes[volume];
         if valuable && size < state.device_sectors {
             if connected {
-                // Its attach will be refused; what is shared goes on.
+                // Its attach is refused there; what is shared goes on.
                 return;
             }
             let reason = format!("The peer's disk size is too small! ({size} < {} sectors)", state.device_sectors);

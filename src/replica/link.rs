@@ -8,6 +8,7 @@ use super::receive_epochs::ReceiveEpochs;
 use super::resync::Resync;
 use super::settings::{PeerSettings, ResyncSettings};
 use super::transfer::TransferLog;
+use super::wishes::Wish;
 use crate::model::generation_id::GenerationId;
 use crate::model::ids::SocketId;
 use crate::model::state::{ConnectionState, DiskState, Role, StateWord};
@@ -51,6 +52,9 @@ pub(super) struct Link {
     pub(super) data_sent: u64,
     pub(super) data_progress: Instant,
     pub(super) throttled: bool,
+    /// Replies that the socket has not taken: the place of each in the stream, and its bytes; and their sum.
+    pub(super) replies: VecDeque<(u64, u64)>,
+    pub(super) reply_bytes: u64,
     /// Pieces of reads that the peer has been asked for, and when.
     pub(super) reads_asked: BTreeSet<(Instant, usize)>,
     /// A write is "handed to the socket" when this much has been taken (protocol A).
@@ -189,8 +193,10 @@ pub(super) struct Peer {
     pub(super) receive: ReceiveEpochs,
     /// Bytes of its writes that have come and are not on the disk.
     pub(super) received_bytes: u64,
-    /// Bytes that its resync has asked for and not confirmed.
-    pub(super) asked_bytes: u64,
+    /// What it wants to read and nobody has begun to.
+    pub(super) wishes: VecDeque<(usize, Wish)>,
+    /// Bytes that it reads: of a resync until they are confirmed, else until they are answered.
+    pub(super) serving_bytes: u64,
     /// A flush of the front receive epoch: disks that have not answered.
     pub(super) flushes_pending: usize,
     /// A change that we have asked the peer to agree to.
@@ -212,11 +218,17 @@ impl Peer {
             log: TransferLog::default(),
             receive: ReceiveEpochs::new(),
             received_bytes: 0,
-            asked_bytes: 0,
+            wishes: VecDeque::new(),
+            serving_bytes: 0,
             flushes_pending: 0,
             request: None,
             request_overtaken: false,
         }
+    }
+
+    /// It reads so much less.
+    pub(super) fn count_served(&mut self, bytes: u64) {
+        self.serving_bytes = self.serving_bytes.saturating_sub(bytes);
     }
 
     pub(super) fn link(&self) -> Option<&Link> {

@@ -37,6 +37,8 @@ const PAGE_WRITES_MAX: usize = 8;
 pub(super) enum Then {
     /// Answer the operator.
     Answer(CommandId),
+    /// All bits are out: answer the operator when the superblock is.
+    Invalidated(CommandId),
     /// The superblock says that the disk is in use: the attach is done.
     Attached,
     /// Promotion is durable: applications may write.
@@ -383,7 +385,7 @@ impl Resource {
     /// The disk went away before `then` could follow: whoever waits for an answer gets one.
     pub(super) fn do_without_disk(&mut self, then: Then) {
         match then {
-            Then::Answer(id) => self.answer(id, Err(StateRefusal::IsDiskless.into())),
+            Then::Answer(id) | Then::Invalidated(id) => self.answer(id, Err(StateRefusal::IsDiskless.into())),
             Then::DemotedPages | Then::Demoted => self.demoted_on_disk(),
             // `promotion_lost_disk` has seen to these.
             Then::Promoted | Then::Forced => {}
@@ -397,6 +399,7 @@ impl Resource {
         self.stirred = true;
         match then {
             Then::Answer(id) => self.answer(id, Ok(())),
+            Then::Invalidated(id) => self.after_superblock(volume, Then::Answer(id)),
             Then::Attached => self.finish_attach(volume),
             Then::Promoted => self.promoted_on_disk(volume),
             Then::Forced => self.forced_generation_is_durable(volume),

@@ -65,6 +65,7 @@ mod status;
 mod sync_parameters;
 mod transfer;
 mod volume;
+mod wishes;
 
 use std::collections::VecDeque;
 
@@ -83,7 +84,7 @@ use self::random::Random;
 use self::settings::{PEERS_MAX, Settings};
 use self::volume::{Owner, Pending, Volume};
 use crate::model::ids::Ticket;
-use crate::model::state::Role;
+use crate::model::state::{Role, StateWord};
 use crate::model::time::Instant;
 
 /// Encoded heads are split off a buffer of that size; a new one is taken when it is used up, hundreds of packets later.
@@ -126,6 +127,8 @@ pub struct Resource {
     ready: VecDeque<(usize, Owner)>,
     /// Something may be possible now that was not when `settle` last looked.
     stirred: bool,
+    /// Words of targets whose resync was given up before it could end: volume, peer.
+    late_words: VecDeque<(usize, usize, StateWord)>,
     /// Where actions go while an event is handled.
     actions: Vec<Action>,
 }
@@ -164,6 +167,7 @@ impl Resource {
             out: BytesMut::with_capacity(HEADS_BYTES),
             ready: VecDeque::new(),
             stirred: false,
+            late_words: VecDeque::new(),
             actions: Vec::new(),
             settings,
         }
@@ -207,6 +211,11 @@ impl Resource {
                 self.settle_disk(volume);
                 self.settle_attach(volume);
                 self.settle_blocked(volume);
+            }
+            self.settle_late_words();
+            for peer in 0..self.peers.len() {
+                self.grant_wishes(peer);
+                self.regulate(peer);
             }
             self.settle_links();
             self.settle_commands();

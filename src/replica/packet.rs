@@ -4,6 +4,7 @@ use super::Resource;
 use super::action::LogLevel;
 use super::link::Phase;
 use super::request::Net;
+use super::wishes::Wish;
 use crate::model::ids::VolumeNumber;
 use crate::model::state::ConnectionState;
 use crate::wire::framing::Stream;
@@ -61,12 +62,16 @@ impl Resource {
             Packet::Data(data) => self.on_data(volume, peer, data),
             Packet::Trim(trim) => self.on_zeroes(volume, peer, &trim, true),
             Packet::Zeroes(zeroes) => self.on_zeroes(volume, peer, &zeroes, false),
-            Packet::DataRequest(request) => self.on_data_request(volume, peer, request),
+            Packet::DataRequest(request) => self.on_wish(volume, peer, Wish::Data(request)),
             Packet::DataReply(reply) => self.on_data_reply(volume, peer, reply),
-            Packet::ResyncDataRequest(request) => self.on_resync_request(volume, peer, request, None, false),
-            Packet::ThinResyncRequest(request) => self.on_resync_request(volume, peer, request, None, true),
+            Packet::ResyncDataRequest(request) => {
+                self.on_wish(volume, peer, Wish::Resync { request, digest: None, thin: false });
+            }
+            Packet::ThinResyncRequest(request) => {
+                self.on_wish(volume, peer, Wish::Resync { request, digest: None, thin: true });
+            }
             Packet::ChecksumResyncRequest { request, digest } => {
-                self.on_resync_request(volume, peer, request, Some(digest), false);
+                self.on_wish(volume, peer, Wish::Resync { request, digest: Some(digest), thin: false });
             }
             Packet::ResyncDataReply(reply) => self.on_resync_data(volume, peer, reply),
             Packet::ResyncDeallocated { sector, bytes } => self.on_resync_deallocated(volume, peer, sector.0, bytes),

@@ -38,6 +38,7 @@ impl Resource {
         let Some(socket) = self.peers[peer].link().map(|link| link.data) else { return };
         let read = PeerRead { volume, peer, range, block_id: request.block_id, socket, held: None };
         let key = self.peer_reads.insert(read);
+        self.peers[peer].serving_bytes += range.bytes();
         let (held, now) = self.volumes[volume].conflicts.hold(range, Kind::ResyncRead, Owner::PeerRead(key));
         self.peer_reads[key].held = Some(held);
         if now {
@@ -48,7 +49,8 @@ impl Resource {
     /// Reads of this connection that our disk works on.
     pub(super) fn peer_reads(&self, volume: usize, peer: usize) -> u64 {
         let is_counted = |read: &PeerRead| (read.volume, read.peer) == (volume, peer) && self.is_awaited(*read);
-        self.peer_reads.iter().filter(|(_, read)| is_counted(read)).count() as u64
+        let wishes = self.peers[peer].wishes.iter().filter(|(of, wish)| *of == volume && !wish.is_for_resync());
+        (self.peer_reads.iter().filter(|(_, read)| is_counted(read)).count() + wishes.count()) as u64
     }
 
     /// Nothing that came before is in the way: read, if anybody still waits.
@@ -77,6 +79,9 @@ impl Resource {
 
     fn forget_peer_read(&mut self, key: usize) {
         let read = self.peer_reads.remove(key);
+        if self.is_awaited(read) {
+            self.peers[read.peer].count_served(read.range.bytes());
+        }
         if let Some(held) = read.held {
             self.release_interval(read.volume, held);
         }

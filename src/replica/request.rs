@@ -239,7 +239,7 @@ impl Resource {
     fn piece_limit(&self, volume: usize, peer: usize, content: &Content) -> u64 {
         match content {
             Content::Data(_) => u64::from(self.peers[peer].volumes[volume].max_request_bytes),
-            Content::Zeroes { .. } => self.zero_piece_bytes(volume, peer),
+            Content::Zeroes { unmap } => self.zero_piece_bytes(volume, peer, *unmap),
         }
     }
 

@@ -17,7 +17,7 @@ use super::rate::Controller;
 use super::state::View;
 use crate::generation;
 use crate::metadata::flags::PeerFlags;
-use crate::model::state::{ConnectionState, DiskState};
+use crate::model::state::{ConnectionState, DiskState, StateWord};
 use crate::model::time::Instant;
 use crate::model::units::{BlockIndex, SectorRange};
 use crate::wire::framing::Stream;
@@ -37,8 +37,8 @@ pub(super) struct Resync {
     /// No two of this process have the same: disk operations of one that was given up belong to no other.
     pub(super) number: u64,
     pub(super) started: Instant,
-    /// The target says that it is done, before all its acknowledgements have come: our ping that tells whether more will.
-    pub(super) said_done: Option<u64>,
+    /// The target says that it is done, before all its acknowledgements have come.
+    pub(super) last_word: Option<LastWord>,
     /// Bits when it began.
     pub(super) total: u64,
     /// Blocks that could not be synced.
@@ -52,6 +52,16 @@ pub(super) struct Resync {
     /// Progress marks, three seconds apart: when, bits left.
     pub(super) marks: [(Instant, u64); 8],
     pub(super) mark: usize,
+}
+
+/// What a target has said of its end, on the one stream, while its acknowledgements come on the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastWord {
+    /// Our ping that tells whether more of them will come.
+    pub(super) ping: u64,
+    pub(super) word: StateWord,
+    /// It is as good as its source; else some blocks could not be synced, or it was done and has failed since.
+    pub(super) is_good: bool,
 }
 
 /// A range that holds what the source has, and may not be durable yet.
@@ -103,7 +113,7 @@ impl Resync {
         Self {
             number,
             started: now,
-            said_done: None,
+            last_word: None,
             total,
             failed: 0,
             same: 0,
@@ -204,16 +214,19 @@ impl Resource {
         }
     }
 
-    /// The source has heard that the target is done. Its last acknowledgements may be behind that, on the other stream: a
-    /// ping tells.
-    pub(super) fn source_is_finished(&mut self, volume: usize, peer: usize) {
-        if self.judge_end_of_source(volume, peer) {
-            return;
+    /// The source has heard that the target is done, well or not; whether the resync is over. Its last acknowledgements may be
+    /// behind that, on the other stream: a ping tells.
+    pub(super) fn source_is_finished(&mut self, volume: usize, peer: usize, word: StateWord, is_good: bool) -> bool {
+        if is_good && self.judge_end_of_source(volume, peer) {
+            return true;
         }
-        let ping = self.numbered_ping(peer);
+        let resync = self.peers[peer].volumes[volume].resync.as_ref();
+        let asked = resync.and_then(|resync| resync.last_word).map(|last| last.ping);
+        let ping = asked.unwrap_or_else(|| self.numbered_ping(peer));
         if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
-            resync.said_done.get_or_insert(ping);
+            resync.last_word = Some(LastWord { ping, word, is_good });
         }
+        false
     }
 
     /// Ends the source's side if every block is accounted for.
@@ -228,9 +241,15 @@ impl Resource {
 
     /// Another acknowledgement has come, or a ping has come back: a target that said it is done may be.
     pub(super) fn rejudge_end_of_source(&mut self, volume: usize, peer: usize) {
-        let Some(ping) = self.peers[peer].volumes[volume].resync.as_ref().and_then(|resync| resync.said_done) else {
+        let resync = self.peers[peer].volumes[volume].resync.as_ref();
+        let Some(LastWord { ping, is_good, .. }) = resync.and_then(|resync| resync.last_word) else { return };
+        if !is_good {
+            if self.is_answered(peer, ping) {
+                self.peers[peer].volumes[volume].target_may_be_done = true;
+                self.end_resync(volume, peer, false);
+            }
             return;
-        };
+        }
         if !self.judge_end_of_source(volume, peer) && self.is_answered(peer, ping) {
             // The target stopped early: what is left stays out of sync.
             let left = self.bits_left(volume, peer);
@@ -250,6 +269,8 @@ impl Resource {
         let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
         let resync = self.peers[peer].volumes[volume].resync.take();
         self.peers[peer].volumes[volume].unheard_equal_start = false;
+        // What it has not confirmed by now it never will.
+        self.give_up_source_reads(volume, peer);
         if clean && let Some(disk) = self.volumes[volume].disk.as_mut() {
             generation::resync_finished_source(&mut disk.superblock.generations, index, rules);
             self.equate_generations(volume, peer);
@@ -267,7 +288,6 @@ impl Resource {
     /// The connection or a disk is gone: the resync stops where it is; its bits stay.
     pub(super) fn give_up_resync(&mut self, volume: usize, peer: usize) {
         let at = &mut self.peers[peer].volumes[volume];
-        at.gave_up_resync |= at.exchange.is_some() || at.resync.is_some() || at.conn > ConnectionState::Connected;
         at.exchange = None;
         at.start_after_ping = None;
         if let Some(disk) = self.volumes[volume].disk.as_mut() {
@@ -283,6 +303,10 @@ impl Resource {
         let at = &mut self.peers[peer].volumes[volume];
         let Some(mut resync) = at.resync.take() else { return };
         at.gave_up_resync = true;
+        if let Some(LastWord { word, .. }) = resync.last_word {
+            // What it said of itself holds without the resync too.
+            self.late_words.push_back((volume, peer, word));
+        }
         if let Some(target) = resync.target() {
             let asked = std::mem::take(&mut target.asked);
             asked.into_values().for_each(|asked| self.release_interval(volume, asked.held));

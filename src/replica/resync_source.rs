@@ -120,8 +120,7 @@ impl Resource {
             abandoned: false,
         };
         let read = self.resync_reads.insert(read);
-        self.peers[peer].asked_bytes += range.bytes();
-        self.regulate(peer);
+        self.peers[peer].serving_bytes += range.bytes();
         if mutant(14) {
             return self.start_source_read(read);
         }
@@ -259,7 +258,8 @@ impl Resource {
     pub(super) fn unserved(&self, volume: usize, peer: usize) -> u64 {
         let is_ours = |read: &SourceRead| read.volume == volume && read.peer == peer && !read.abandoned;
         let reads = self.resync_reads.iter().filter(|(_, read)| is_ours(read)).count() as u64;
-        reads.saturating_sub(self.served(volume, peer).0)
+        let wishes = self.peers[peer].wishes.iter().filter(|(of, wish)| *of == volume && wish.is_for_resync());
+        reads.saturating_sub(self.served(volume, peer).0) + wishes.count() as u64
     }
 
     fn forget_source_read(&mut self, read: usize) {
@@ -268,15 +268,22 @@ impl Resource {
             self.release_interval(state.volume, held);
         }
         if !state.abandoned {
-            let asked = &mut self.peers[state.peer].asked_bytes;
-            *asked = asked.saturating_sub(state.range.bytes());
-            self.regulate(state.peer);
+            self.peers[state.peer].count_served(state.range.bytes());
         }
+    }
+
+    /// Nobody waits for what is being read, or is about to be.
+    fn abandon_source_read(&mut self, read: usize) {
+        let state = &mut self.resync_reads[read];
+        state.abandoned = true;
+        let (peer, bytes) = (state.peer, state.range.bytes());
+        self.peers[peer].count_served(bytes);
     }
 
     /// The connection or the disk is gone: nobody waits for these reads.
     pub(super) fn give_up_source_reads(&mut self, volume: usize, peer: usize) {
         self.peers[peer].volumes[volume].serving.clear();
+        self.peers[peer].wishes.retain(|(of, wish)| *of != volume || !wish.is_for_resync());
         let mine: Vec<usize> = self
             .resync_reads
             .iter()
@@ -287,11 +294,11 @@ impl Resource {
             let waiting =
                 self.resync_reads[read].held.is_some_and(|held| !self.volumes[volume].conflicts.is_running(held));
             if self.resync_reads[read].reading {
-                self.resync_reads[read].abandoned = true;
+                self.abandon_source_read(read);
             } else if waiting || !self.is_ready_to_run(volume, Owner::ResyncRead(read)) {
                 self.forget_source_read(read);
             } else {
-                self.resync_reads[read].abandoned = true;
+                self.abandon_source_read(read);
             }
         }
     }

@@ -14,8 +14,8 @@ static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
 
 impl Resource {
     /// How many bytes of zeroes one packet to this peer may cover.
-    pub(super) fn zero_piece_bytes(&self, volume: usize, peer: usize) -> u64 {
-        match self.zero_packet(peer, true) {
+    pub(super) fn zero_piece_bytes(&self, volume: usize, peer: usize, unmap: bool) -> u64 {
+        match self.zero_packet(peer, unmap) {
             ZeroPacket::Data => u64::from(self.peers[peer].volumes[volume].max_request_bytes),
             ZeroPacket::Trim | ZeroPacket::Zeroes if self.has_feature(peer, Features::WSAME) => 64 << 20,
             ZeroPacket::Trim | ZeroPacket::Zeroes => ZERO_PIECE_BYTES_OLD,

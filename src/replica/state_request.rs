@@ -197,10 +197,6 @@ impl Resource {
         if let Some(refusal) = lacks_disk_for(old, new.conn) {
             return refusal.number();
         }
-        if new.conn == ConnectionState::StartingSyncS && old.disk != DiskState::UpToDate {
-            // The peer would give up its data for ours.
-            return StateRefusal::NoUpToDateDisk.number();
-        }
         // Our openers are no reason against a change of the peer's.
         let openers = std::mem::take(&mut self.volumes[volume].openers);
         let changed = self.change(volume, peer, new, Origin::Wish);
@@ -291,13 +287,18 @@ impl Resource {
     }
 }
 
-/// Why a full sync cannot begin: a disk that is still being attached is none. (The rules would quietly stay Connected.)
+/// Why a full sync cannot begin: a disk that is still being attached is none, and a source that is not good itself would
+/// replace data by worse. (The rules would quietly stay Connected, or take the source for good.)
 pub(super) fn lacks_disk_for(view: View, conn: ConnectionState) -> Option<StateRefusal> {
-    let starts = matches!(conn, ConnectionState::StartingSyncS | ConnectionState::StartingSyncT);
+    let source = match conn {
+        ConnectionState::StartingSyncS => view.disk,
+        ConnectionState::StartingSyncT => view.pdsk,
+        _ => return None,
+    };
     match (view.disk < DiskState::Inconsistent, view.pdsk < DiskState::Inconsistent) {
-        (true, _) if starts => Some(StateRefusal::NoLocalDisk),
-        (false, true) if starts => Some(StateRefusal::NoRemoteDisk),
-        _ => None,
+        (true, _) => Some(StateRefusal::NoLocalDisk),
+        (false, true) => Some(StateRefusal::NoRemoteDisk),
+        (false, false) => (source != DiskState::UpToDate).then_some(StateRefusal::NoUpToDateDisk),
     }
 }
 
@@ -324,4 +325,40 @@ fn mirror(old: View, StateChange { mask, value }: StateChange) -> Option<View> {
         };
     }
     Some(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ConnectionState::{StartingSyncS, StartingSyncT};
+
+    #[test]
+    fn a_full_sync_needs_two_disks_and_a_good_source() {
+        use DiskState::{Attaching, Diskless, Inconsistent, Outdated, UpToDate};
+        let view = |disk, pdsk| View {
+            role: Role::Secondary,
+            peer: Role::Secondary,
+            conn: ConnectionState::Connected,
+            disk,
+            pdsk,
+            user_isp: false,
+            peer_isp: false,
+            susp: false,
+            susp_nod: false,
+        };
+        for (conn, disk, pdsk, expected) in [
+            (StartingSyncS, UpToDate, Inconsistent, None),
+            (StartingSyncS, UpToDate, UpToDate, None),
+            (StartingSyncS, Inconsistent, UpToDate, Some(StateRefusal::NoUpToDateDisk)),
+            (StartingSyncS, Outdated, UpToDate, Some(StateRefusal::NoUpToDateDisk)),
+            (StartingSyncS, Inconsistent, Inconsistent, Some(StateRefusal::NoUpToDateDisk)),
+            (StartingSyncT, UpToDate, UpToDate, None),
+            (StartingSyncT, UpToDate, Inconsistent, Some(StateRefusal::NoUpToDateDisk)),
+            (StartingSyncT, Attaching, UpToDate, Some(StateRefusal::NoLocalDisk)),
+            (StartingSyncS, UpToDate, Diskless, Some(StateRefusal::NoRemoteDisk)),
+            (ConnectionState::Connected, Diskless, Diskless, None),
+        ] {
+            assert_eq!(lacks_disk_for(view(disk, pdsk), conn), expected, "{conn} {disk} {pdsk}");
+        }
+    }
 }

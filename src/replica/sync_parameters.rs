@@ -1,18 +1,19 @@
 //! What the two nodes tell each other about how they synchronise: P_SYNC_PARAM, in the handshake and at any time after it.
 //!
 //! Of the controller's parameters the peer's count, in place of ours: who told last decides, so that an operator can change
-//! them on either node (drbd-semantics 1.16). They count until the peer tells others; what we tell is always our own
-//! configuration. `c-min-rate` is not told: each node spares its own applications.
+//! them on either node (drbd-semantics 1.16). They count until the peer tells others or our own configuration is changed;
+//! what we tell is always that. `c-min-rate` is not told: each node spares its own applications.
 //!
 //! The digests of verify and of checksum-based resync must be the same on both nodes during the handshake. Later a peer's
-//! change of them is taken over.
+//! change of them is taken over into our settings, so that the next handshake finds them the same.
 
 use super::Resource;
 use super::action::LogLevel;
 use super::settings::ResyncSettings;
 use crate::model::state::ConnectionState;
 use crate::wire::auth::DigestAlgorithm;
-use crate::wire::packet::SyncParam;
+use crate::wire::framing::Stream;
+use crate::wire::packet::{Packet, SyncParam};
 
 /// The ranges of the options, which a peer's word has to keep as well: a plan has one slot per step of `c-plan-ahead`.
 const RATE_KIB_MAX: u32 = 8 << 20;
@@ -93,6 +94,22 @@ impl Resource {
         let peer = self.peers[peer].settings.name.clone();
         self.log(LogLevel::Info, format!("peer {peer}: using {option}: \"{name}\""));
         true
+    }
+
+    /// Our operator has changed it: he told last.
+    pub(super) fn tell_pace(&mut self, volume: usize) {
+        let own = self.volumes[volume].settings.resync;
+        for peer in 0..self.peers.len() {
+            let state = &mut self.peers[peer].volumes[volume];
+            state.told_resync = None;
+            if let Some(target) = state.resync.as_mut().and_then(super::resync::Resync::target) {
+                target.controller.adopt(own);
+            }
+            if self.view(volume, peer).conn >= ConnectionState::Connected {
+                let parameters = Packet::SyncParam(self.own_sync_parameters(volume, peer));
+                self.send(peer, Stream::Data, volume, &parameters);
+            }
+        }
     }
 
     fn take_over_pace(&mut self, volume: usize, peer: usize, told: ResyncSettings) {
