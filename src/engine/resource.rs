@@ -46,6 +46,9 @@ const OWN_COMMAND: CommandId = CommandId(u64::MAX);
 /// How often something is looked at that tells nobody when it is done.
 const HOUSEKEEPING: Duration = Duration::from_millis(20);
 
+/// How long memory that was needed once is kept for the next burst.
+const TRIM_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How the thread ends.
 enum Stopping {
     /// Not at all.
@@ -75,6 +78,8 @@ pub(super) struct ResourceLoop {
     stopping: Stopping,
     /// The ring waits for messages.
     is_polling: bool,
+    pool: BufferPool,
+    trim_at: Instant,
     disks: LocalDisks,
     links: PeerLinks,
     nbd: NbdServer,
@@ -99,7 +104,9 @@ impl ResourceLoop {
             reasons: DiskReasons::new(volumes),
             stopping: Stopping::No,
             is_polling: false,
-            disks: LocalDisks::new(volumes, pool),
+            disks: LocalDisks::new(volumes, pool.clone()),
+            pool,
+            trim_at: clock::now() + TRIM_INTERVAL,
             links,
             nbd,
             ring: Ring::new(RING_ENTRIES)?,
@@ -128,6 +135,10 @@ impl ResourceLoop {
                 self.events.push_back(Event::Timer);
             }
             self.handle_events();
+            if self.trim_at <= self.now {
+                self.pool.trim();
+                self.trim_at = self.now + TRIM_INTERVAL;
+            }
         }
     }
 
@@ -227,7 +238,8 @@ impl ResourceLoop {
 
     /// How long the thread may sleep; `None`: until something happens.
     fn patience(&self) -> Option<Duration> {
-        let deadlines = [self.resource.next_deadline(), self.links.next_deadline(), self.nbd.next_deadline()];
+        let trim = (self.pool.cached_bytes() > 0).then_some(self.trim_at);
+        let deadlines = [self.resource.next_deadline(), self.links.next_deadline(), self.nbd.next_deadline(), trim];
         let patience = deadlines.into_iter().flatten().min().map(|deadline| deadline.since(self.now));
         if self.disks.is_retiring() {
             Some(patience.map_or(HOUSEKEEPING, |patience| patience.min(HOUSEKEEPING)))

@@ -56,9 +56,17 @@ pub struct BufferPool {
 }
 
 struct Shared {
-    classes: [Mutex<Vec<Memory>>; CLASS_BYTES.len()],
+    classes: [Mutex<Class>; CLASS_BYTES.len()],
     small: Cached,
     large: Cached,
+}
+
+/// Free blocks of one size.
+#[derive(Default)]
+struct Class {
+    free: Vec<Memory>,
+    /// The fewest there were since the last [`BufferPool::trim`]: so many nobody has needed.
+    least: usize,
 }
 
 /// How much is kept, and how much may be.
@@ -99,7 +107,7 @@ impl BufferPool {
     }
 
     fn with_limits(small: usize, large: usize) -> Self {
-        let classes = std::array::from_fn(|_| Mutex::new(Vec::new()));
+        let classes = std::array::from_fn(|_| Mutex::default());
         Self { shared: Arc::new(Shared { classes, small: Cached::new(small), large: Cached::new(large) }) }
     }
 
@@ -141,6 +149,20 @@ impl BufferPool {
         Chunk { memory: Arc::new(self.take(capacity)), filled: 0, view: None }
     }
 
+    /// Gives back what nobody has needed since this was called last: what a burst has left behind.
+    pub fn trim(&self) {
+        for class in 0..CLASS_BYTES.len() {
+            let mut of = self.shared.class(class);
+            let kept = of.free.len() - of.least;
+            let unused = of.free.split_off(kept);
+            of.least = kept;
+            drop(of);
+            for memory in unused {
+                self.shared.cached(&memory).bytes.fetch_sub(memory.capacity, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// How much free memory is being kept.
     #[must_use]
     pub fn cached_bytes(&self) -> usize {
@@ -150,12 +172,15 @@ impl BufferPool {
 }
 
 impl Shared {
-    fn class(&self, class: usize) -> MutexGuard<'_, Vec<Memory>> {
+    fn class(&self, class: usize) -> MutexGuard<'_, Class> {
         self.classes[class].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reuse(&self, class: usize) -> Option<Memory> {
-        let memory = self.class(class).pop()?;
+        let mut of = self.class(class);
+        let memory = of.free.pop()?;
+        of.least = of.least.min(of.free.len());
+        drop(of);
         self.cached(&memory).bytes.fetch_sub(memory.capacity, Ordering::Relaxed);
         Some(memory)
     }
@@ -175,7 +200,7 @@ impl Shared {
             cached.bytes.fetch_sub(memory.capacity, Ordering::Relaxed);
             return;
         }
-        self.class(class).push(memory);
+        self.class(class).free.push(memory);
     }
 }
 
@@ -409,6 +434,23 @@ mod tests {
         assert_eq!(pool.cached_bytes(), 8192 + (4 << 20));
         drop(pool.take(33 << 20));
         assert_eq!(pool.cached_bytes(), 8192 + (4 << 20), "nobody asks for that again");
+    }
+
+    #[test]
+    fn what_nobody_needs_for_a_while_is_given_back() {
+        let pool = BufferPool::new();
+        let burst: Vec<_> = (0..10).map(|_| pool.take(32 << 20)).chain((0..10).map(|_| pool.take(4096))).collect();
+        drop(burst);
+        let after_the_burst = pool.cached_bytes();
+        assert_eq!(after_the_burst, 4 * (32 << 20) + 10 * 4096);
+        pool.trim();
+        assert_eq!(pool.cached_bytes(), after_the_burst, "it was needed just now");
+        // Three of the small ones at once are in use from time to time.
+        drop((0..3).map(|_| pool.take(4096)).collect::<Vec<_>>());
+        pool.trim();
+        assert_eq!(pool.cached_bytes(), 3 * 4096);
+        pool.trim();
+        assert_eq!(pool.cached_bytes(), 0);
     }
 
     /// Which pages of a buffer take memory.
