@@ -244,19 +244,10 @@ impl BlockFile {
         &self.descriptor
     }
 
-    /// How many bytes it has (as of opening, or of the last [`refresh_size`](Self::refresh_size)).
+    /// How many bytes it had when it was opened.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.geometry.size
-    }
-
-    /// Asks for the size again: it may have grown.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub fn refresh_size(&mut self) -> Result<u64, BlockFileError> {
-        self.geometry.size = geometry::size_of(&self.descriptor).map_err(|error| self.fail("measure", error))?;
-        Ok(self.geometry.size)
     }
 
     /// The smallest unit the store can write, in bytes.
@@ -299,12 +290,6 @@ impl BlockFile {
     #[must_use]
     pub fn is_direct(&self) -> bool {
         self.is_direct
-    }
-
-    /// Whether writes are refused.
-    #[must_use]
-    pub fn is_read_only(&self) -> bool {
-        self.mode.read_only
     }
 
     /// Drops what the page cache holds of a file whose transfers bypass it: every write would look for it there first, which
@@ -462,11 +447,9 @@ mod tests {
         assert!(BlockFile::open(&path, Mode::default()).is_err());
         assert_eq!(BlockFile::open(&path, mode()).unwrap().size(), SIZE);
         let again = Mode { create: Create::IfMissing { bytes: 5 }, ..Mode::default() };
-        let mut file = BlockFile::open(&path, again).unwrap();
+        let file = BlockFile::open(&path, again).unwrap();
         assert_eq!((file.size(), file.is_block_device(), file.logical_block()), (SIZE, false, 512));
         assert!(BlockFile::open(&path, Mode { create: Create::New { bytes: 5 }, ..Mode::default() }).is_err());
-        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2 * SIZE).unwrap();
-        assert_eq!(file.refresh_size().unwrap(), 2 * SIZE);
     }
 
     #[test]
@@ -571,7 +554,6 @@ mod tests {
         let path = directory.path().join("disk");
         drop(BlockFile::open(&path, mode()).unwrap());
         let reader = BlockFile::open(&path, Mode { read_only: true, ..Mode::default() }).unwrap();
-        assert!(reader.is_read_only());
         assert!(reader.write_at(&[0; 512], 0).is_err());
         for path in [directory.path(), Path::new("/dev/null")] {
             assert!(matches!(BlockFile::open(path, Mode::default()), Err(BlockFileError::WrongKind { .. })));

@@ -1,5 +1,5 @@
-//! Large, offline work on files: reading, writing, zeroing and comparing ranges. For making and restoring metadata,
-//! blank tests and comparing images; never for a store that a ring serves at the same time.
+//! Large, offline work on files: reading, writing and zeroing ranges. For making and restoring metadata and for blank
+//! tests; never for a store that a ring serves at the same time.
 //!
 //! Runs on tokio-uring, whose operations cannot be cancelled: a dropped future leaves its transfer running. So every
 //! piece of a range is a task of its own, at most `DEPTH` are in flight, and after an error the rest is still waited
@@ -26,9 +26,6 @@ const PIECE_BYTES: u64 = 1 << 20;
 
 /// How many transfers are in flight: enough to keep a disk busy, little enough memory.
 const DEPTH: usize = 8;
-
-/// What differences are counted in.
-const UNIT_BYTES: usize = 512;
 
 /// What can go wrong with bulk work.
 #[derive(Debug, thiserror::Error)]
@@ -156,67 +153,6 @@ pub async fn zero_range(file: &BlockFile, range: Range<u64>) -> Result<(), BulkE
 pub async fn sync(file: &BlockFile) -> Result<(), BulkError> {
     let opened = Opened::new(file, &(0..0))?;
     opened.file.sync_data().await.map_err(|source| opened.fail("sync", 0, source))
-}
-
-/// The first ranges in which two files differ, in whole units of 512 bytes, neighbours joined; at most `limit` of them.
-///
-/// # Errors
-/// A disk's, or the end of one of the files.
-pub async fn compare_files(
-    left: &BlockFile,
-    right: &BlockFile,
-    range: Range<u64>,
-    limit: usize,
-) -> Result<Vec<Range<u64>>, BulkError> {
-    let (left, right) = (Opened::new(left, &range)?, Opened::new(right, &range)?);
-    let pool = BufferPool::new();
-    let read = |piece: Range<u64>| {
-        let (left, right, pool) = (left.clone(), right.clone(), pool.clone());
-        async move {
-            let ours = left.read(&pool, piece.clone()).await?;
-            let theirs = right.read(&pool, piece).await?;
-            Ok((ours, theirs))
-        }
-    };
-    let mut differences: Vec<Range<u64>> = Vec::new();
-    pieces(range, read, |offset, (ours, theirs)| {
-        if ours[..] != theirs[..] {
-            add_differences(&mut differences, offset, &ours, &theirs);
-        }
-        // One more than asked for may still grow, so go on until there is another.
-        differences.len() <= limit
-    })
-    .await?;
-    differences.truncate(limit);
-    Ok(differences)
-}
-
-/// Whether a range reads as zeroes.
-///
-/// # Errors
-/// The disk's, or the end of the file.
-pub async fn is_zero(file: &BlockFile, range: Range<u64>) -> Result<bool, BulkError> {
-    let mut is_zero = true;
-    read_pieces(file, range, |_, bytes| {
-        is_zero = bytes.iter().all(|byte| *byte == 0);
-        is_zero
-    })
-    .await?;
-    Ok(is_zero)
-}
-
-fn add_differences(differences: &mut Vec<Range<u64>>, offset: u64, ours: &[u8], theirs: &[u8]) {
-    let mut start = offset;
-    for (ours, theirs) in ours.chunks(UNIT_BYTES).zip(theirs.chunks(UNIT_BYTES)) {
-        let end = start + ours.len() as u64;
-        if ours != theirs {
-            match differences.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => differences.push(start..end),
-            }
-        }
-        start = end;
-    }
 }
 
 /// Runs `begin` on each piece of the range, several at a time, and `visit` on the results, in order, until that says
@@ -347,6 +283,10 @@ mod tests {
 
     const SIZE: u64 = 20 << 20;
 
+    fn is_zero(bytes: &[u8]) -> bool {
+        bytes.iter().all(|byte| *byte == 0)
+    }
+
     fn store(directory: &tempfile::TempDir, name: &str, direct: bool) -> BlockFile {
         let mode = Mode { direct, create: Create::New { bytes: SIZE }, ..Mode::default() };
         BlockFile::open(directory.path().join(name), mode).unwrap()
@@ -363,32 +303,13 @@ mod tests {
                 write_range(&file, 4096, bytes.clone()).await.unwrap();
                 sync(&file).await.unwrap();
                 assert_eq!(read_range(&file, 4096..4096 + (3 << 20)).await.unwrap()[..], bytes[..]);
-                assert!(is_zero(&file, 0..4096).await.unwrap());
-                assert!(!is_zero(&file, 0..SIZE).await.unwrap());
+                assert!(is_zero(&read_range(&file, 0..4096).await.unwrap()));
+                assert!(!is_zero(&read_range(&file, 0..SIZE).await.unwrap()));
                 zero_range(&file, 4096..SIZE).await.unwrap();
-                assert!(is_zero(&file, 0..SIZE).await.unwrap());
+                assert!(is_zero(&read_range(&file, 0..SIZE).await.unwrap()));
             })
             .unwrap();
         }
-    }
-
-    #[test]
-    fn differences_are_found_in_order_joined_and_limited() {
-        let directory = tempfile::tempdir().unwrap();
-        let (left, right) = (store(&directory, "left", false), store(&directory, "right", true));
-        for offset in [512, 1024, (1 << 20) - 512, 1 << 20, 10 << 20] {
-            left.write_at(&[1; 512], offset).unwrap();
-        }
-        left.sync().unwrap();
-        let expected = [512..1536, (1 << 20) - 512..(1 << 20) + 512, 10 << 20..(10 << 20) + 512];
-        run(async {
-            let found = compare_files(&left, &right, 0..SIZE, 100).await.unwrap();
-            assert_eq!(found, expected);
-            let found = compare_files(&left, &right, 0..SIZE, 2).await.unwrap();
-            assert_eq!(found, expected[..2]);
-            assert_eq!(compare_files(&left, &left, 0..SIZE, 2).await.unwrap(), []);
-        })
-        .unwrap();
     }
 
     #[test]

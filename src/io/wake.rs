@@ -74,14 +74,8 @@ impl<T> Mailbox<T> {
     /// # Errors
     /// Out of descriptors or memory.
     pub fn new(capacity: usize) -> io::Result<Self> {
-        Ok(Self::with_waker(capacity, Waker::new()?))
-    }
-
-    /// A mailbox that wakes through `waker`, so that several mailboxes need one poll. With a shared waker the reader
-    /// drains all of them after each wake.
-    #[must_use]
-    pub fn with_waker(capacity: usize, waker: Waker) -> Self {
-        Self { shared: Arc::new(Shared { queue: Mutex::new(VecDeque::new()), capacity, waker }) }
+        let (queue, waker) = (Mutex::new(VecDeque::new()), Waker::new()?);
+        Ok(Self { shared: Arc::new(Shared { queue, capacity, waker }) })
     }
 
     /// The waker to poll.

@@ -20,7 +20,6 @@ use crate::wire::packet::UuidFlags;
 pub(super) struct Commands {
     pub(super) promotion: Option<Promotion>,
     pub(super) rejudge_promotion: bool,
-    pub(super) discard_flags_cleared: bool,
     /// Waits until nothing is under way.
     pub(super) demotion: Option<CommandId>,
     /// Demoted; superblocks that are not durable yet.

@@ -215,7 +215,7 @@ impl Resource {
     }
 
     /// The connection ended while the peer was asked: judge again.
-    pub(super) fn restart_promotion(&mut self, _id: CommandId) {
+    pub(super) fn restart_promotion(&mut self) {
         self.commands.rejudge_promotion = true;
     }
 
@@ -252,7 +252,8 @@ impl Resource {
         {
             // The disk went while the peer was asked.
             let disk = self.volumes[volume].disk_state;
-            let sentence = format!("{}: volume {volume} is {disk} now", StateRefusal::NoUpToDateDisk.text());
+            let number = self.volumes[volume].settings.number;
+            let sentence = format!("{}: volume {number} is {disk} now", StateRefusal::NoUpToDateDisk.text());
             return self.fail_promotion(Refusal::state(StateRefusal::NoUpToDateDisk, sentence));
         }
         let forced: Vec<usize> = (0..self.volumes.len()).filter(|volume| promotion.forced[*volume]).collect();
@@ -316,7 +317,6 @@ impl Resource {
         }
         self.role = Role::Primary;
         self.tell_role_of_further_volumes();
-        self.commands.discard_flags_cleared = true;
         self.peers.iter_mut().for_each(|peer| peer.discard_my_data = false);
         self.commands.promotion = Some(promotion);
         for volume in (0..self.volumes.len()).filter(|volume| self.volumes[*volume].has_disk()).collect::<Vec<_>>() {

@@ -159,7 +159,7 @@ impl Resource {
         let Some(PeerRequest { volume, agreement }) = self.peers[peer].request.take() else { return };
         match agreement {
             // Alone again: the rules decide anew, without the peer.
-            Agreement::Promote(id) => self.restart_promotion(id),
+            Agreement::Promote(_) => self.restart_promotion(),
             // It may be the only copy now.
             Agreement::Detach(id) if self.commands.forget_detach(id) => self.detach(id, volume, false),
             Agreement::Detach(_) => {}
