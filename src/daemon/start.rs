@@ -30,7 +30,9 @@ const LAST_ANSWER: Duration = Duration::from_millis(100);
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
     let filter = EnvFilter::try_from_env("SHIMAI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Written by a thread of its own: a resource that waited for a slow log would miss its peer's time-outs.
+    let (lines, _writer) = tracing_appender::non_blocking(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines).with_target(false);
     // Whoever read the log may be gone, or its disk full. The subscriber would complain on standard error too, and panic,
     // on whatever thread had something to say.
     let log = log.log_internal_errors(false);

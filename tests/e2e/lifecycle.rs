@@ -266,6 +266,34 @@ fn a_daemon_whose_log_cannot_be_written_serves_on() {
     cluster.a.assert_alive();
 }
 
+/// Whoever reads the log may stop reading it: what the pipe does not take waits for nobody.
+#[test]
+fn a_daemon_whose_log_is_not_read_serves_on() {
+    use std::os::fd::AsRawFd;
+    let mut cluster = Cluster::new(Options::default());
+    cluster.create_md();
+    let (unread, log) = std::io::pipe().expect("descriptors are left");
+    // A pipe of a page is full after some lines.
+    let size = nix::fcntl::fcntl(&log, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).expect("Linux pipes can be resized");
+    assert_eq!(size, 4096);
+    cluster.a.start_with_log(format!("/proc/self/fd/{}", log.as_raw_fd()).as_ref());
+    cluster.b.start();
+    cluster.up();
+    cluster.wait_both("connected", is_connected);
+    cluster.a.ok(&["new-current-uuid", "--clear-bitmap", RESOURCE]);
+    cluster.a.ok(&["primary", RESOURCE]);
+    // Each time it is left and found again it says a dozen lines.
+    for _ in 0..6 {
+        cluster.b.ok(&["disconnect", RESOURCE]);
+        cluster.b.ok(&["connect", RESOURCE]);
+        cluster.wait_in_sync();
+    }
+    let mut nbd = Nbd::open(&cluster.a.nbd_socket(), RESOURCE).expect("a Primary serves");
+    nbd.write(0, &[7; 4096]).expect("the write is done");
+    cluster.a.assert_alive();
+    drop(unread);
+}
+
 /// Who asks for the end may stop waiting for it; what has not ended yet can still be looked at and let go.
 #[test]
 fn a_shutdown_whose_asker_has_gone_ends_in_order() {
