@@ -7,6 +7,7 @@
 //! Not here: what two machines make of each other (`tests/sim`).
 
 mod resync;
+mod rules;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
