@@ -67,6 +67,9 @@ mod transfer;
 mod volume;
 mod wishes;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 
 use bytes::BytesMut;
