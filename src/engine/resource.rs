@@ -40,9 +40,6 @@ use crate::replica::refusal::{Code, Refusal};
 /// Places in the ring's queue: what one pass usually begins. More waits in the ring's backlog.
 const RING_ENTRIES: u32 = 512;
 
-/// Names of commands that the loop itself gives, apart from those that the handle counts.
-const OWN_COMMAND: CommandId = CommandId(u64::MAX);
-
 /// How often something is looked at that tells nobody when it is done.
 const HOUSEKEEPING: Duration = Duration::from_millis(20);
 
@@ -289,7 +286,7 @@ impl ResourceLoop {
 
     fn on_answer(&mut self, id: CommandId, result: Result<(), Refusal>) {
         self.reasons.complete(id, &result);
-        if id == OWN_COMMAND {
+        if id == CommandId::OF_THE_LOOP {
             self.on_down(result);
         } else if let Some(answer) = self.answers.remove(&id) {
             answer(result);
@@ -382,7 +379,7 @@ impl ResourceLoop {
     fn advance_stop(&mut self) {
         self.stopping = match std::mem::replace(&mut self.stopping, Stopping::No) {
             Stopping::Clients(answer) if self.nbd.is_idle() => {
-                self.events.push_back(Event::Command { id: OWN_COMMAND, command: Command::Down });
+                self.events.push_back(Event::Command { id: CommandId::OF_THE_LOOP, command: Command::Down });
                 Stopping::Machine(answer)
             }
             Stopping::Sockets(answer) if self.links.is_idle() && self.disks.is_idle() => {
