@@ -5,6 +5,8 @@ use crate::control::{Response, Verb};
 use crate::engine::EngineError;
 use crate::replica::refusal::{Code, Refusal};
 
+use super::identifiers::ReadError;
+
 /// Exit code: wrong usage, an unknown resource.
 const EXIT_USAGE: i32 = 1;
 /// Exit code of a wait that ended without what it waited for.
@@ -67,11 +69,8 @@ pub(super) enum Problem {
     #[error("it was begun and not brought to its end; the daemon's log says why")]
     Interrupted,
     /// Metadata cannot be read.
-    #[error("{sentence}")]
-    Metadata {
-        /// What happened.
-        sentence: String,
-    },
+    #[error(transparent)]
+    Metadata(#[from] ReadError),
     /// A system call.
     #[error("cannot {action}: {source}")]
     System {
@@ -134,7 +133,7 @@ impl Problem {
                 EXIT_FAILURE
             }
             Self::Engine(error) if is_address_in_use(error) => ConfigurationRefusal::LocalAddressInUse.exit_code(),
-            Self::Unknown { .. } | Self::Metadata { .. } => EXIT_USAGE,
+            Self::Unknown { .. } | Self::Metadata(_) => EXIT_USAGE,
             Self::Deadline { verb, .. } if verb.waits() => EXIT_WAITED,
             Self::NoConfiguration { .. }
             | Self::Engine(_)

@@ -126,7 +126,9 @@ fn a_disk_that_is_still_being_opened_says_so_and_can_be_let_go() {
     assert_eq!(first.recv().unwrap().unwrap_err().sentence, "detached while it was being opened");
     assert!(sentence().ends_with("is still being opened for an attach that was given up"), "{}", sentence());
     drop(disk);
-    node.wait("the helper is back", |status| !status.volumes[0].reason.as_deref().unwrap().contains("being opened"));
+    node.wait("the helper is back", |status| {
+        !status.volumes[0].reason.as_deref().unwrap().contains("has not answered")
+    });
     assert_eq!(node.status().volumes[0].reason.as_deref(), Some("detached while it was being opened"));
     node.attach().unwrap();
     assert!(node.attach().unwrap_err().sentence.ends_with("attached already"));
