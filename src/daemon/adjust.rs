@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::node::Node;
 use super::problem::Problem;
@@ -21,6 +22,9 @@ use crate::control::{Request, Response, Verb};
 use crate::model::state::{ConnectionState, DiskState, Role};
 use crate::replica::event::Command;
 use crate::replica::refusal::{Code, Refusal};
+
+/// How long a disk has to show its metadata before what runs is taken down for it.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,7 +240,7 @@ async fn adjust_one(
             (Step::Up, _) => operate::up(node, config, name, None, out).await?,
             (Step::Restart(what), _) => {
                 refuse_primary(name, what, status.as_ref())?;
-                refuse_useless_disks(&wanted)?;
+                refuse_useless_disks(&wanted).await?;
                 operate::down(node, name).await?;
                 operate::up(node, config, name, None, out).await?;
             }
@@ -263,16 +267,24 @@ fn refuse_primary(name: &str, what: &str, status: Option<&ResourceStatus>) -> Re
 }
 
 /// What runs is not taken down for a disk that could not be attached afterwards.
-fn refuse_useless_disks(wanted: &Resource) -> Result<(), Problem> {
+async fn refuse_useless_disks(wanted: &Resource) -> Result<(), Problem> {
     for volume in wanted.volumes.iter().filter(|volume| volume.disk.is_some()) {
-        identifiers::read(volume).map_err(|error| {
-            let (name, number) = (&wanted.name, volume.number);
-            Problem::Refused(Refusal {
-                code: Code::Configuration(ConfigurationRefusal::CannotOpenDisk),
-                sentence: format!("{error}; nothing was changed"),
-                next: Some(format!("create-md {name}/{number}    (if the disk is the right one)")),
-            })
-        })?;
+        let (name, number) = (&wanted.name, volume.number);
+        let looked = tokio::time::timeout(DISK_PATIENCE, identifiers::read(volume)).await;
+        let (code, sentence, is_absence) = match looked {
+            Ok(Ok(_)) => continue,
+            Ok(Err(error)) => (error.code(), error.to_string(), error.is_absence()),
+            Err(_) => {
+                let sentence = format!("the disk of {name}/{number} does not answer");
+                (ConfigurationRefusal::CannotOpenDisk, sentence, false)
+            }
+        };
+        return Err(Problem::Refused(Refusal {
+            code: Code::Configuration(code),
+            sentence: format!("{sentence}; nothing was changed"),
+            // Where there is something, new metadata would be the end of it.
+            next: is_absence.then(|| format!("create-md {name}/{number}    (if the disk is the right one)")),
+        }));
     }
     Ok(())
 }
