@@ -23,7 +23,7 @@ pub(super) async fn answer(node: &Arc<Node>, request: &Request, out: &Arc<Out>) 
             Err(Problem::Deadline { seconds: limit.as_secs_f64(), waited_for: out.waited_for(), verb: request.verb })
         }),
     };
-    result.unwrap_or_else(Problem::response)
+    result.unwrap_or_else(|problem| problem.response())
 }
 
 async fn perform(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<Response, Problem> {
