@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::configuration::StandardInput;
 use crate::control::{Options, Request, Verb};
 
 /// Administers volumes that are replicated between two machines.
@@ -37,6 +38,9 @@ pub struct Common {
     /// Give up after so many seconds; 60 if not given, and never for commands that wait
     #[arg(long, global = true, value_name = "SECONDS")]
     pub timeout: Option<u64>,
+    /// A configuration that came from there.
+    #[arg(skip)]
+    pub(super) standard_input: StandardInput,
 }
 
 /// Seconds after which a command that does not wait by nature gives up.

@@ -1,25 +1,17 @@
 //! The configuration file, for what is done without the daemon.
 
-use std::io::Write;
+use std::cell::OnceCell;
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
 
 use super::arguments::{Common, Target};
-use crate::config::{Config, ConfigError, Files, ResolveError, Resource, Served, Unreadable};
+use crate::config::{Config, ConfigError, Files, ResolveError, Resource, Served, Unreadable, default_file};
 use crate::engine::PEERS_MAX;
 use crate::io::{files, interfaces};
 use crate::wire::auth::{DigestAlgorithm, HmacAlgorithm};
 
-/// Where DRBD's tools look, in their order.
-const DEFAULT_FILES: [&str; 6] = [
-    "/etc/drbd-90.conf",
-    "/etc/drbd-84.conf",
-    "/etc/drbd-83.conf",
-    "/etc/drbd-82.conf",
-    "/etc/drbd-08.conf",
-    "/etc/drbd.conf",
-];
 /// Exit code: an unknown resource.
 const EXIT_USAGE: u8 = 1;
 /// Exit code: the configuration has faults.
@@ -30,12 +22,31 @@ const EXIT_EXECUTION: u8 = 20;
 /// The configuration on standard input.
 const STANDARD_INPUT: &str = "-";
 
-struct OnDisk;
+/// What came from standard input: it comes once, and a command may look at its configuration twice.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StandardInput(OnceCell<Result<Vec<u8>, Unreadable>>);
 
-impl Files for OnDisk {
+impl StandardInput {
+    fn text(&self, read: impl FnOnce() -> io::Result<Vec<u8>>) -> Result<Vec<u8>, Unreadable> {
+        self.0.get_or_init(|| read().map_err(|error| Unreadable(error.to_string()))).clone()
+    }
+}
+
+/// Whether the configuration comes from standard input.
+pub(super) fn is_standard_input(common: &Common) -> bool {
+    common.config.as_deref().is_some_and(|path| path.as_os_str() == STANDARD_INPUT)
+}
+
+struct OnDisk<'a> {
+    standard_input: &'a StandardInput,
+}
+
+impl Files for OnDisk<'_> {
     fn read(&self, path: &str) -> Result<Vec<u8>, Unreadable> {
-        let bytes = if path == STANDARD_INPUT { files::read_standard_input() } else { files::read(path) };
-        bytes.map_err(|error| Unreadable(error.to_string()))
+        match path {
+            STANDARD_INPUT => self.standard_input.text(files::read_standard_input),
+            path => files::read(path).map_err(|error| Unreadable(error.to_string())),
+        }
     }
 
     fn glob(&self, pattern: &str) -> Vec<String> {
@@ -59,9 +70,9 @@ pub(super) fn load(common: &Common) -> Result<Config, u8> {
 fn read(common: &Common) -> Result<Config, Vec<ConfigError>> {
     let path = match &common.config {
         Some(path) => path.to_string_lossy().into_owned(),
-        None => DEFAULT_FILES.iter().find(|path| Path::new(path).exists()).unwrap_or(&DEFAULT_FILES[5]).to_string(),
+        None => default_file(|path| Path::new(path).exists()).to_owned(),
     };
-    let config = Config::load(&path, &OnDisk)?;
+    let config = Config::load(&path, &OnDisk { standard_input: &common.standard_input })?;
     // Whoever plays another node has not that one's addresses.
     let addresses = if common.node.is_none() { interfaces::addresses().unwrap_or_default() } else { Vec::new() };
     Ok(config.at(addresses))
@@ -230,6 +241,13 @@ pub(super) fn why_no_daemon(common: &Common, target: &Target) -> anyhow::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn standard_input_is_read_once() {
+        let input = StandardInput::default();
+        assert_eq!(input.text(|| Ok(b"global {}".to_vec())).unwrap(), b"global {}");
+        assert_eq!(input.text(|| unreachable!("it is at its end")).unwrap(), b"global {}");
+    }
 
     #[test]
     fn a_dump_of_one_resource_is_its_part_of_the_whole() {

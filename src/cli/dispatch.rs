@@ -58,6 +58,11 @@ fn sentence(error: &anyhow::Error) -> String {
 }
 
 fn perform(arguments: &Arguments) -> anyhow::Result<u8> {
+    if let Command::RestoreMd(restore) = &arguments.command
+        && let Err(exit) = metadata::refuse_two_texts(&arguments.common, restore)
+    {
+        return Ok(exit);
+    }
     let mut arguments = arguments.clone();
     if let Some(target) = arguments.command.target_mut() {
         match minor::named(&arguments.common, target.clone())? {

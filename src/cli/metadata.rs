@@ -3,11 +3,12 @@
 
 use std::fmt::Display;
 use std::io::{Read, Write};
+use std::path::Path;
 
 use anyhow::Context;
 
 use super::arguments::{Common, CreateMd, DumpMd, Forced, RestoreMd, SetGi, Target};
-use super::configuration::resources;
+use super::configuration::{is_standard_input, resources};
 use crate::config::{MetaDisk, Resource, Volume};
 use crate::engine::offline::{self, MetadataPlace, NewMetadata, OfflineError, Said};
 use crate::io::mapped::MappedFile;
@@ -165,11 +166,27 @@ pub(super) fn dump_md(common: &Common, options: &DumpMd) -> anyhow::Result<u8> {
     each(common, &options.target, |place| offline::dump_md(&place.place, options.force))
 }
 
+/// Standard input is one text: the configuration or what is to be restored.
+pub(super) fn refuse_two_texts(common: &Common, options: &RestoreMd) -> Result<(), u8> {
+    if file_of(options).is_some() || !is_standard_input(common) {
+        return Ok(());
+    }
+    eprintln!(
+        "standard input cannot be both the configuration (-c -) and the text to restore; name a file for one of them"
+    );
+    Err(EXIT_USAGE)
+}
+
+/// Where the text is; `None` is standard input.
+fn file_of(options: &RestoreMd) -> Option<&Path> {
+    options.file.as_deref().filter(|path| path.as_os_str() != "-")
+}
+
 /// `restore-md`: one volume, one text.
 pub(super) fn restore_md(common: &Common, options: &RestoreMd) -> anyhow::Result<u8> {
     one(common, &options.target, |place| {
         let restore = |text: &str| offline::restore_md(&place.place, text, options.force);
-        match options.file.as_deref().filter(|path| path.as_os_str() != "-") {
+        match file_of(options) {
             // The text of a large bitmap is larger than that: it is not copied into memory to be read once.
             Some(path) if path.is_file() => {
                 let file = MappedFile::open(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -12,6 +12,23 @@ pub trait Files {
     fn canonical(&self, path: &str) -> String;
 }
 
+/// Where DRBD's tools look for the configuration, in their order.
+const DEFAULT_FILES: [&str; 6] = [
+    "/etc/drbd-90.conf",
+    "/etc/drbd-84.conf",
+    "/etc/drbd-83.conf",
+    "/etc/drbd-82.conf",
+    "/etc/drbd-08.conf",
+    DEFAULT_FILE,
+];
+/// The one that is missed where none of them exists.
+const DEFAULT_FILE: &str = "/etc/drbd.conf";
+
+/// The configuration that is meant when nobody names one: the first of DRBD's that exists.
+pub fn default_file(exists: impl Fn(&str) -> bool) -> &'static str {
+    DEFAULT_FILES.into_iter().find(|path| exists(path)).unwrap_or(DEFAULT_FILE)
+}
+
 /// Why a file could not be read, in the words of whoever tried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

@@ -33,7 +33,7 @@ mod value;
 use core::net::IpAddr;
 
 pub use error::{ConfigError, ConfigErrorKind, Place, ResolveError};
-pub use files::{Files, MemoryFiles, Unreadable};
+pub use files::{Files, MemoryFiles, Unreadable, default_file};
 pub use lint::{Lint, Served};
 pub use syntax::{Document, ResourceConfig};
 pub use value::*;

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::node::Node;
 use super::problem::Problem;
@@ -14,13 +15,17 @@ use super::running::{Running, volumes};
 use super::server::Out;
 use super::settings::settings;
 use super::{identifiers, operate};
-use crate::config::{NetOptions, Resource, Volume};
+use crate::config::{Config, NetOptions, Resource, Volume};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
 use crate::control::status::ResourceStatus;
-use crate::control::{Request, Response, Verb};
+use crate::control::{Request, Response};
 use crate::model::state::{ConnectionState, DiskState, Role};
 use crate::replica::event::Command;
 use crate::replica::refusal::{Code, Refusal};
+use crate::replica::settings::Settings;
+
+/// How long a disk has to show its metadata before what runs is taken down for it.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,66 +188,96 @@ fn agrees(now: &NetOptions, wanted: &NetOptions) -> bool {
     compared(now) == compared(wanted)
 }
 
-/// `adjust` and `adjust --dry-run`.
-pub(super) async fn adjust(node: &Arc<Node>, request: &Request, out: &Out) -> Result<(), Problem> {
-    let _life = node.life.lock().await;
+/// `adjust`.
+pub(super) async fn adjust(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<(), Problem> {
+    let config = Arc::new(node.config(request.options.config.as_deref())?);
+    let (names, volume) = (names(node, &config, request)?, request.volume);
+    operate::each_in_turn(node, request, names, out, move |node, name, out| {
+        let config = Arc::clone(&config);
+        async move {
+            let difference = difference(&node, &config, &name, volume, &out).await?;
+            carry_out(&node, &config, &difference, &out).await
+        }
+    })
+    .await
+}
+
+/// `adjust --dry-run`: looks, and so has not to wait for its turn.
+pub(super) async fn dry_run(node: &Node, request: &Request, out: &Out) -> Result<(), Problem> {
     let config = node.config(request.options.config.as_deref())?;
-    let names = match &request.resource {
-        Some(name) => vec![name.clone()],
-        None => node.configured(&config)?,
-    };
     let mut problems = Vec::new();
-    for name in names {
-        let result = adjust_one(node, &config, &name, request, out).await;
+    for name in names(node, &config, request)? {
+        let result = difference(node, &config, &name, request.volume, out).await;
         if request.resource.is_some() {
-            return result;
+            return result.map(|_| ());
         }
         problems.extend(result.err().map(|problem| (name, problem)));
     }
     Problem::of_several(problems)
 }
 
-async fn adjust_one(
-    node: &Arc<Node>,
-    config: &crate::config::Config,
+fn names(node: &Node, config: &Config, request: &Request) -> Result<Vec<String>, Problem> {
+    match &request.resource {
+        Some(name) => Ok(vec![name.clone()]),
+        None => node.configured(config),
+    }
+}
+
+/// What runs, what is wanted, and the way from one to the other.
+struct Difference {
+    wanted: Resource,
+    target: Settings,
+    running: Option<(Arc<Running>, ResourceStatus)>,
+    steps: Vec<Step>,
+}
+
+/// Finds the difference, and says it.
+async fn difference(
+    node: &Node,
+    config: &Config,
     name: &str,
-    request: &Request,
+    volume: Option<u16>,
     out: &Out,
-) -> Result<(), Problem> {
+) -> Result<Difference, Problem> {
     let wanted = node.resolve(config, name)?;
-    volumes(&wanted, request.volume)?;
+    volumes(&wanted, volume)?;
     // Refused before anything is touched.
     let target = settings(&wanted, [0; 32]).map_err(|error| Problem::NotServed { sentence: error.to_string() })?;
-    let running = node.find(name).filter(|running| !running.is_finished());
-    let status = match &running {
-        Some(running) => Some(running.status().await?),
+    let running = match node.find(name).filter(|running| !running.is_finished()) {
+        Some(running) => {
+            let status = running.status().await?;
+            Some((running, status))
+        }
         None => None,
     };
-    let now = running.as_ref().map(|running| running.resource().clone());
-    let running_now = now.as_ref().zip(status.as_ref());
-    if let Some(refusal) = running_now.and_then(|(now, status)| other_size(now, status, &wanted)) {
+    let now = running.as_ref().map(|(running, status)| (running.resource(), status));
+    let now = now.as_ref().map(|(resource, status)| (resource, *status));
+    if let Some(refusal) = now.and_then(|(now, status)| other_size(now, status, &wanted)) {
         return Err(Problem::Refused(refusal));
     }
-    let steps = plan(running_now, &wanted);
+    let steps = plan(now, &wanted);
     for step in &steps {
         out.say(Response::Text(Shown(step, &wanted).to_string())).await;
     }
-    if request.verb != Verb::Adjust {
-        return Ok(());
-    }
-    for step in &steps {
-        out.waits_for(Shown(step, &wanted).to_string());
-        match (step, &running) {
-            (Step::Up, _) => operate::up(node, config, name, None, out).await?,
-            (Step::Restart(what), _) => {
-                refuse_primary(name, what, status.as_ref())?;
-                refuse_useless_disks(&wanted)?;
-                operate::down(node, name).await?;
-                operate::up(node, config, name, None, out).await?;
+    Ok(Difference { wanted, target, running, steps })
+}
+
+/// Several steps, and between two of them the resource is in nobody's intended state: to be done to the end.
+async fn carry_out(node: &Node, config: &Config, difference: &Difference, out: &Out) -> Result<(), Problem> {
+    let Difference { wanted, target, running, steps } = difference;
+    let name = &wanted.name;
+    for step in steps {
+        out.waits_for(Shown(step, wanted).to_string());
+        match (step, running) {
+            (Step::Up, _) => operate::bring_up(node, config, name, None, out).await?,
+            (Step::Restart(what), running) => {
+                refuse_primary(name, what, running.as_ref().map(|(_, status)| status))?;
+                refuse_useless_disks(wanted).await?;
+                operate::bring_down(node, name, out).await?;
+                operate::bring_up(node, config, name, None, out).await?;
             }
-            (step, Some(running)) => {
-                let attached = status.as_ref().map_or_else(Vec::new, |status| attached(status, &wanted));
-                apply(running, step, &wanted, &target, &attached).await?;
+            (step, Some((running, status))) => {
+                apply(running, step, wanted, target, &attached(status, wanted)).await?;
             }
             (_, None) => {}
         }
@@ -263,16 +298,24 @@ fn refuse_primary(name: &str, what: &str, status: Option<&ResourceStatus>) -> Re
 }
 
 /// What runs is not taken down for a disk that could not be attached afterwards.
-fn refuse_useless_disks(wanted: &Resource) -> Result<(), Problem> {
+async fn refuse_useless_disks(wanted: &Resource) -> Result<(), Problem> {
     for volume in wanted.volumes.iter().filter(|volume| volume.disk.is_some()) {
-        identifiers::read(volume).map_err(|error| {
-            let (name, number) = (&wanted.name, volume.number);
-            Problem::Refused(Refusal {
-                code: Code::Configuration(ConfigurationRefusal::CannotOpenDisk),
-                sentence: format!("{error}; nothing was changed"),
-                next: Some(format!("create-md {name}/{number}    (if the disk is the right one)")),
-            })
-        })?;
+        let (name, number) = (&wanted.name, volume.number);
+        let looked = tokio::time::timeout(DISK_PATIENCE, identifiers::read(volume)).await;
+        let (code, sentence, is_absence) = match looked {
+            Ok(Ok(_)) => continue,
+            Ok(Err(error)) => (error.code(), error.to_string(), error.is_absence()),
+            Err(_) => {
+                let sentence = format!("the disk of {name}/{number} does not answer");
+                (ConfigurationRefusal::CannotOpenDisk, sentence, false)
+            }
+        };
+        return Err(Problem::Refused(Refusal {
+            code: Code::Configuration(code),
+            sentence: format!("{sentence}; nothing was changed"),
+            // Where there is something, new metadata would be the end of it.
+            next: is_absence.then(|| format!("create-md {name}/{number}    (if the disk is the right one)")),
+        }));
     }
     Ok(())
 }
@@ -281,7 +324,7 @@ async fn apply(
     running: &Running,
     step: &Step,
     wanted: &Resource,
-    target: &crate::replica::settings::Settings,
+    target: &Settings,
     attached: &[usize],
 ) -> Result<(), Problem> {
     match step {
@@ -301,7 +344,7 @@ async fn apply(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, MemoryFiles};
+    use crate::config::MemoryFiles;
     use crate::control::status::{PeerStatus, VolumeStatus};
 
     fn resource(net: &str, disk: &str, port: u16) -> Resource {

@@ -2,20 +2,10 @@
 
 use std::path::Path;
 
-use crate::config::{Config, ConfigError, Files, Unreadable};
+use crate::config::{Config, ConfigError, Files, Unreadable, default_file};
 use crate::io::files;
 
 use super::problem::Problem;
-
-/// Where DRBD's tools look, in their order.
-const DEFAULT_FILES: [&str; 6] = [
-    "/etc/drbd-90.conf",
-    "/etc/drbd-84.conf",
-    "/etc/drbd-83.conf",
-    "/etc/drbd-82.conf",
-    "/etc/drbd-08.conf",
-    "/etc/drbd.conf",
-];
 
 /// How many mistakes are told at once.
 const ERRORS_TOLD: usize = 5;
@@ -40,7 +30,7 @@ impl Files for OnDisk {
 pub(super) fn load(path: Option<&Path>) -> Result<Config, Problem> {
     let path = match path {
         Some(path) => path.to_string_lossy().into_owned(),
-        None => DEFAULT_FILES.iter().find(|path| Path::new(path).exists()).unwrap_or(&DEFAULT_FILES[5]).to_string(),
+        None => default_file(|path| Path::new(path).exists()).to_owned(),
     };
     Config::load(&path, &OnDisk).map_err(|errors| {
         let mut sentences: Vec<String> = errors.iter().take(ERRORS_TOLD).map(ToString::to_string).collect();

@@ -10,7 +10,7 @@
 //! do not hold, so it may be stopped, killed and started again in any state.
 //!
 //! Invariants: one daemon in a run directory (a lock file); the data path never waits for anything here; every answer
-//! comes before the asker's deadline or says for what it waits.
+//! comes before the asker's deadline or says for what it waits; a disk that does not answer holds up its own resource only.
 //!
 //! Not here: decisions about data (`replica`), sockets of peers and NBD clients (`engine`), what is typed (`cli`).
 
@@ -18,6 +18,7 @@ mod adjust;
 mod arguments;
 mod files;
 mod identifiers;
+mod life;
 mod node;
 mod operate;
 mod problem;

@@ -14,6 +14,7 @@ use crate::io::random::fill_random;
 
 use super::arguments::Arguments;
 use super::files;
+use super::life::Lives;
 use super::problem::Problem;
 use super::running::Running;
 use super::settings::{Surroundings, specification};
@@ -26,8 +27,10 @@ pub(super) struct Node {
     running: Mutex<BTreeMap<String, Arc<Running>>>,
     /// What the last `up` of a resource died of. It leaves nothing else behind that `why` could look at.
     up_failures: Mutex<BTreeMap<String, String>>,
-    /// Held by whoever brings resources up or down: one at a time.
-    pub(super) life: tokio::sync::Mutex<()>,
+    /// Whose turn it is to bring which resource up or down.
+    pub(super) lives: Lives,
+    /// Shared by all that begin to run a resource; the end of the daemon, which wants to know them all, has it once for itself.
+    starting: tokio::sync::RwLock<()>,
     /// How far the end of the daemon has come. Who asks for it and who does it are not the same: an asker may leave.
     pub(super) ending: watch::Sender<Ending>,
 }
@@ -51,7 +54,8 @@ impl Node {
             name,
             running: Mutex::default(),
             up_failures: Mutex::default(),
-            life: tokio::sync::Mutex::default(),
+            lives: Lives::default(),
+            starting: tokio::sync::RwLock::default(),
             ending: watch::Sender::new(Ending::No),
         }
     }
@@ -101,11 +105,19 @@ impl Node {
         self.running().keys().cloned().collect()
     }
 
-    /// Forgets a resource whose thread has ended.
-    pub(super) fn forget(&self, name: &str) {
-        self.running().remove(name);
-        // It was up; what its disk or peer then missed says nothing about why it is not.
-        self.remember_up(name, &Ok(()));
+    /// Forgets a resource whose thread has ended, and not one of the same name that came after it.
+    pub(super) fn forget(&self, ended: &Arc<Running>) {
+        let mut running = self.running();
+        if running.get(ended.name()).is_some_and(|running| Arc::ptr_eq(running, ended)) {
+            running.remove(ended.name());
+            // It was up; what its disk or peer then missed says nothing about why it is not.
+            self.remember_up(ended.name(), &Ok(()));
+        }
+    }
+
+    /// Waits until all that has begun to run is known. Once the end has begun, nothing is added any more.
+    pub(super) async fn all_started(&self) {
+        let _starting = self.starting.write().await;
     }
 
     /// Reads the configuration: the file of the request, or the daemon's own.
@@ -176,6 +188,7 @@ impl Node {
 
     /// Runs a resource, Secondary, without disk and connection.
     pub(super) async fn start(&self, config: &Config, resource: Resource) -> Result<Arc<Running>, Problem> {
+        let _starting = self.starting.read().await;
         if *self.ending.borrow() != Ending::No {
             return Err(Problem::Ending);
         }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::node::{Ending, Node};
 use super::problem::Problem;
 use super::running::{Running, volumes};
@@ -21,39 +23,108 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Carries out the verb on every resource that is meant. One that fails does not keep the others from their turn.
-pub(super) async fn every(node: &Arc<Node>, request: &Request, out: &Out) -> Result<(), Problem> {
-    let _life = match request.verb {
-        Verb::Up | Verb::Down => Some(node.life.lock().await),
-        _ => None,
-    };
-    let config = match request.verb {
-        Verb::Up => Some(node.config(request.options.config.as_deref())?),
-        _ => None,
-    };
-    let names = match (&request.resource, &config) {
-        (Some(name), _) => vec![name.clone()],
-        (None, Some(config)) => node.configured(config)?,
-        (None, None) => node.all()?,
-    };
+pub(super) async fn every(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<(), Problem> {
+    if let Some(name) = &request.resource {
+        return one(node, request, name, out).await;
+    }
     let mut problems = Vec::new();
-    for name in names {
-        let result = match &config {
-            Some(config) => up(node, config, &name, request.volume, out).await,
-            None => one(node, request, &name, out).await,
-        };
-        if request.resource.is_some() {
-            return result;
-        }
+    for name in node.all()? {
+        let result = one(node, request, &name, out).await;
         problems.extend(result.err().map(|problem| (name, problem)));
     }
     Problem::of_several(problems)
 }
 
-async fn one(node: &Arc<Node>, request: &Request, name: &str, out: &Out) -> Result<(), Problem> {
-    if request.verb == Verb::Down {
-        refuse_half_a_resource(node, name, request.volume)?;
-        return down(node, name).await;
+/// `up`: with the configuration as it is when it is asked for.
+pub(super) async fn up(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<(), Problem> {
+    let config = Arc::new(node.config(request.options.config.as_deref())?);
+    let volume = request.volume;
+    let names = match &request.resource {
+        Some(name) => vec![name.clone()],
+        None => node.configured(&config)?,
+    };
+    each_in_turn(node, request, names, out, move |node, name, out| {
+        let config = Arc::clone(&config);
+        async move { bring_up(&node, &config, &name, volume, &out).await }
+    })
+    .await
+}
+
+/// `down`.
+pub(super) async fn down(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<(), Problem> {
+    let names = match &request.resource {
+        Some(name) => vec![name.clone()],
+        None => node.all()?,
+    };
+    let volume = request.volume;
+    each_in_turn(node, request, names, out, move |node, name, out| async move {
+        refuse_half_a_resource(&node, &name, volume)?;
+        bring_down(&node, &name, &out).await
+    })
+    .await
+}
+
+/// Brings up what the daemon's own configuration has for this node.
+pub(super) async fn up_all(node: &Arc<Node>) -> Result<(), Problem> {
+    up(node, &Request::new(Verb::Up, None), &Arc::new(Out::unread())).await
+}
+
+/// Does something that changes what runs to each of these resources when its turn has come. Waiting for the turn ends with
+/// the asker; what has begun goes to its end.
+///
+/// All begin at once, so that one that hangs keeps nobody from its turn. Lines come in the order of the names.
+pub(super) async fn each_in_turn<F>(
+    node: &Arc<Node>,
+    request: &Request,
+    names: Vec<String>,
+    out: &Arc<Out>,
+    work: impl Fn(Arc<Node>, String, Arc<Out>) -> F + Clone + Send + 'static,
+) -> Result<(), Problem>
+where
+    F: Future<Output = Result<(), Problem>> + Send + 'static,
+{
+    let verb = request.verb;
+    let in_turn = move |node: Arc<Node>, name: String, out: Arc<Out>| {
+        let work = work.clone();
+        async move {
+            let turn = node.lives.turn(&name, verb, &out).await;
+            to_its_end(async move {
+                let _turn = turn;
+                work(node, name, out).await
+            })
+            .await
+        }
+    };
+    if let Some(name) = &request.resource {
+        return in_turn(Arc::clone(node), name.clone(), Arc::clone(out)).await;
     }
+    let mut parts = Vec::new();
+    for name in names {
+        let (part, lines) = out.part(format!("{verb} {name}"));
+        let task = Task(tokio::spawn(in_turn(Arc::clone(node), name.clone(), part)));
+        parts.push((name, lines, task));
+    }
+    let mut problems = Vec::new();
+    for (name, mut lines, mut task) in parts {
+        while let Some(line) = lines.recv().await {
+            out.say(line).await;
+        }
+        let result = (&mut task.0).await.unwrap_or(Err(Problem::Interrupted));
+        problems.extend(result.err().map(|problem| (name, problem)));
+    }
+    Problem::of_several(problems)
+}
+
+/// Ends with its owner.
+struct Task(JoinHandle<Result<(), Problem>>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn one(node: &Arc<Node>, request: &Request, name: &str, out: &Out) -> Result<(), Problem> {
     let running = node.need(name)?;
     let volumes = running.volumes(request.volume)?;
     match request.verb {
@@ -85,7 +156,7 @@ async fn one(node: &Arc<Node>, request: &Request, name: &str, out: &Out) -> Resu
 fn refuse_half_a_resource(node: &Node, name: &str, number: Option<u16>) -> Result<(), Problem> {
     let Some(number) = number else { return Ok(()) };
     let resource = match node.find(name) {
-        Some(running) => running.resource().clone(),
+        Some(running) => running.resource(),
         None => node.resolve(&node.config(None)?, name)?,
     };
     volumes(&resource, Some(number))?;
@@ -123,50 +194,21 @@ fn commands(request: &Request, volumes: &[usize]) -> Vec<Command> {
     }
 }
 
-/// Brings up what the daemon's own configuration has for this node.
-pub(super) async fn up_all(node: &Node) -> Result<(), Problem> {
-    let _life = node.life.lock().await;
-    let config = node.config(None)?;
-    let mut problems = Vec::new();
-    for name in node.configured(&config)? {
-        let result = bring_up(node, &config, &name, None, &|_| ()).await;
-        problems.extend(result.err().map(|problem| (name, problem)));
-    }
-    Problem::of_several(problems)
-}
-
-/// Brings a resource up, or of its disks only one volume's.
-pub(super) async fn up(
+/// Brings a resource up, or of its disks only one volume's, and remembers why it did not come up.
+pub(super) async fn bring_up(
     node: &Node,
     config: &Config,
     name: &str,
     volume: Option<u16>,
     out: &Out,
 ) -> Result<(), Problem> {
-    bring_up(node, config, name, volume, &|what| out.waits_for(what)).await
-}
-
-/// Brings a resource up, and remembers why it did not come up.
-async fn bring_up(
-    node: &Node,
-    config: &Config,
-    name: &str,
-    volume: Option<u16>,
-    waits_for: &(dyn Fn(String) + Sync),
-) -> Result<(), Problem> {
-    let result = run(node, config, name, volume, waits_for).await;
+    let result = run(node, config, name, volume, out).await;
     node.remember_up(name, &result);
     result
 }
 
 /// Runs the resource, attaches its disks and looks for its peer; what is done already is left alone.
-async fn run(
-    node: &Node,
-    config: &Config,
-    name: &str,
-    volume: Option<u16>,
-    waits_for: &(dyn Fn(String) + Sync),
-) -> Result<(), Problem> {
+async fn run(node: &Node, config: &Config, name: &str, volume: Option<u16>, out: &Out) -> Result<(), Problem> {
     let running = match node.find(name) {
         Some(running) if !running.is_finished() => running,
         _ => {
@@ -178,8 +220,7 @@ async fn run(
     let meant = running.volumes(volume)?;
     let status = running.status().await?;
     for volume in to_attach(&running, &status).into_iter().filter(|volume| meant.contains(volume)) {
-        waits_for(format!("the disk of {name}/{} to be attached", number(&running, volume)));
-        running.attach(volume).await?;
+        attach(&running, volume, out).await?;
     }
     if status.peers.iter().any(|peer| peer.connection == ConnectionState::StandAlone) {
         running.command(Command::Connect { discard_my_data: false }).await?;
@@ -204,28 +245,25 @@ fn number(running: &Running, volume: usize) -> u16 {
 }
 
 async fn attach(running: &Running, volume: usize, out: &Out) -> Result<(), Problem> {
-    let name = running.resource().name.clone();
+    let name = running.name();
     out.waits_for(format!("the disk of {name}/{} to be attached", number(running, volume)));
     running.attach(volume).await
 }
 
 /// Leaves the peer, lets the disks go and ends the resource's thread. Refused while an application has it open.
-pub(super) async fn down(node: &Arc<Node>, name: &str) -> Result<(), Problem> {
+pub(super) async fn bring_down(node: &Node, name: &str, out: &Out) -> Result<(), Problem> {
     let Some(running) = node.find(name) else { return known(node, name) };
+    out.waits_for(format!("{name} to let its peer and its disks go"));
     if !running.is_finished() {
-        running.command(Command::Down).await?;
-    }
-    // The machine is down, and so must the thread be, whether or not somebody still waits for it.
-    let (node, name) = (Arc::clone(node), name.to_owned());
-    let end = async move {
-        if !running.is_finished() {
-            running.stop_gracefully().await?;
+        match running.command(Command::Down).await {
+            // Gone before it could answer, as somebody else wanted.
+            Ok(()) | Err(Problem::NotUp { .. }) => running.stop_gracefully().await?,
+            Err(problem) => return Err(problem),
         }
-        node.forget(&name);
-        tracing::info!(resource = name, "down");
-        Ok(())
-    };
-    to_its_end(end).await
+    }
+    node.forget(&running);
+    tracing::info!(resource = name, "down");
+    Ok(())
 }
 
 /// Does something that must not stop half-way when its asker stops waiting.
@@ -250,8 +288,7 @@ async fn wait(
     hopeless: impl Fn(&ResourceStatus) -> Option<Refusal>,
     out: &Out,
 ) -> Result<(), Problem> {
-    let name = running.resource().name.clone();
-    out.waits_for(format!("{what} {name}"));
+    out.waits_for(format!("{what} {}", running.name()));
     let work = running.command(command);
     tokio::pin!(work);
     let mut was_hopeless = false;
@@ -344,8 +381,7 @@ fn progress(status: &ResourceStatus, what: &str) -> Response {
 /// Ends every resource: in order if it goes within [`STOP_PATIENCE`], else as it stands. Until it has gone it can be looked
 /// at, and what holds it up can be let go.
 pub(super) async fn stop_all(node: &Node) {
-    // Whoever brings something up or down may itself wait for what never comes.
-    let _life = tokio::time::timeout(STOP_PATIENCE, node.life.lock()).await;
+    let _ = tokio::time::timeout(STOP_PATIENCE, node.all_started()).await;
     let mut stopping = tokio::task::JoinSet::new();
     for name in node.names() {
         let Some(running) = node.find(&name) else { continue };
@@ -358,12 +394,12 @@ pub(super) async fn stop_all(node: &Node) {
             if !running.is_finished() {
                 running.stop_now().await;
             }
-            name
+            running
         });
     }
     while let Some(stopped) = stopping.join_next().await {
-        if let Ok(name) = stopped {
-            node.forget(&name);
+        if let Ok(running) = stopped {
+            node.forget(&running);
         }
     }
 }

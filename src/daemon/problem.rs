@@ -5,6 +5,8 @@ use crate::control::{Response, Verb};
 use crate::engine::EngineError;
 use crate::replica::refusal::{Code, Refusal};
 
+use super::identifiers::ReadError;
+
 /// Exit code: wrong usage, an unknown resource.
 const EXIT_USAGE: i32 = 1;
 /// Exit code of a wait that ended without what it waited for.
@@ -67,11 +69,8 @@ pub(super) enum Problem {
     #[error("it was begun and not brought to its end; the daemon's log says why")]
     Interrupted,
     /// Metadata cannot be read.
-    #[error("{sentence}")]
-    Metadata {
-        /// What happened.
-        sentence: String,
-    },
+    #[error(transparent)]
+    Metadata(#[from] ReadError),
     /// A system call.
     #[error("cannot {action}: {source}")]
     System {
@@ -91,7 +90,7 @@ pub(super) enum Problem {
         verb: Verb,
     },
     /// Several resources, several answers.
-    #[error("{}", sentences(.0))]
+    #[error("{}", told_together(.0))]
     Several(Vec<(String, Problem)>),
 }
 
@@ -101,7 +100,7 @@ fn is_address_in_use(error: &EngineError) -> bool {
 }
 
 /// Each resource's complaint, and below it the command that helps.
-fn told_together(problems: Vec<(String, Problem)>) -> String {
+fn told_together(problems: &[(String, Problem)]) -> String {
     let mut lines = vec![format!("{} resources failed", problems.len())];
     for (name, problem) in problems {
         let response = problem.response();
@@ -111,10 +110,6 @@ fn told_together(problems: Vec<(String, Problem)>) -> String {
         }
     }
     lines.join("\n")
-}
-
-fn sentences(problems: &[(String, Problem)]) -> String {
-    problems.iter().map(|(name, problem)| format!("{name}: {problem}")).collect::<Vec<_>>().join("\n")
 }
 
 impl Problem {
@@ -134,7 +129,7 @@ impl Problem {
                 EXIT_FAILURE
             }
             Self::Engine(error) if is_address_in_use(error) => ConfigurationRefusal::LocalAddressInUse.exit_code(),
-            Self::Unknown { .. } | Self::Metadata { .. } => EXIT_USAGE,
+            Self::Unknown { .. } | Self::Metadata(_) => EXIT_USAGE,
             Self::Deadline { verb, .. } if verb.waits() => EXIT_WAITED,
             Self::NoConfiguration { .. }
             | Self::Engine(_)
@@ -150,31 +145,30 @@ impl Problem {
     }
 
     /// The line that ends the answer.
-    pub(super) fn response(self) -> Response {
+    pub(super) fn response(&self) -> Response {
+        if let Self::Several(problems) = self
+            && let [(name, problem)] = &problems[..]
+        {
+            return problem.response().about(name);
+        }
         let exit = self.exit();
         match self {
             Self::Refused(Refusal { code: Code::State(code), sentence, next }) => {
-                Response::refused_because(code, sentence, next)
+                Response::refused_because(*code, sentence, next.clone())
             }
             Self::Refused(Refusal { code: Code::Configuration(code), sentence, next }) => {
-                Response::misconfigured(code, sentence, next)
+                Response::misconfigured(*code, sentence, next.clone())
             }
             Self::NotUp { name } => Response::misconfigured(
                 ConfigurationRefusal::ResourceUnknown,
                 format!("{name} is not up on this node"),
                 Some(format!("up {name}")),
             ),
-            Self::Ended { ref name } => {
+            Self::Ended { name } => {
                 Response::Failed { code: None, exit, sentence: self.to_string(), next: Some(format!("up {name}")) }
             }
-            Self::Engine(ref error) if is_address_in_use(error) => {
+            Self::Engine(error) if is_address_in_use(error) => {
                 Response::misconfigured(ConfigurationRefusal::LocalAddressInUse, self.to_string(), None)
-            }
-            Self::Several(mut problems) if problems.len() == 1 => {
-                problems.pop().map_or_else(Response::done, |(name, problem)| problem.response().about(&name))
-            }
-            Self::Several(problems) => {
-                Response::Failed { code: None, exit, sentence: told_together(problems), next: None }
             }
             problem => Response::Failed { code: None, exit, sentence: problem.to_string(), next: None },
         }
@@ -192,10 +186,6 @@ mod tests {
         let not_up = || Problem::NotUp { name: "logs".into() };
         let several = Problem::Several(vec![("logs".into(), not_up()), ("data".into(), refused())]);
         assert_eq!(several.exit(), 17);
-        assert_eq!(
-            several.to_string(),
-            "logs: logs is not up on this node\ndata: State change failed: (-2) Need access to UpToDate data"
-        );
         let Response::Failed { sentence, exit: 17, .. } = several.response() else { panic!("several failed") };
         assert_eq!(
             sentence,

@@ -106,7 +106,7 @@ pub(super) async fn why(node: &Node, request: &Request, out: &Out) -> Result<(),
     };
     for name in names {
         let explanations = match node.find(&name) {
-            Some(running) if running.is_finished() => vec![why_ended(&name)],
+            Some(running) if running.has_died() => vec![why_ended(&name)],
             Some(running) => {
                 running.volumes(request.volume)?;
                 why::explain(&only(running.status().await?, request.volume))

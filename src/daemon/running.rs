@@ -1,6 +1,7 @@
 //! One running resource, as the control side sees it: commands that are awaited, and given up when nobody waits any more.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,12 +27,20 @@ const END_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Running {
     handle: ResourceHandle,
-    /// What it runs with, as far as that can change while it runs.
-    resource: Mutex<Resource>,
-    /// What it was told last: what an attach begins with counts from the next attach on.
-    told: Mutex<Resource>,
+    configured: Mutex<Configured>,
+    /// Somebody wants the thread to end: that it has is no accident then.
+    is_stopping: AtomicBool,
     /// Removed when it goes down.
     nbd_socket: PathBuf,
+}
+
+/// What of the configuration can change while a resource runs.
+#[derive(Debug)]
+struct Configured {
+    /// What it runs with.
+    used: Resource,
+    /// What it was told last: what an attach begins with counts from the next attach on.
+    told: Resource,
 }
 
 impl Running {
@@ -41,41 +50,49 @@ impl Running {
         let spawned = tokio::task::spawn_blocking(move || ResourceHandle::spawn(spec)).await;
         let handle = spawned.map_err(|_| EngineError::NotRunning)??;
         tracing::info!(resource = %name, "up");
-        Ok(Self { handle, told: Mutex::new(resource.clone()), resource: Mutex::new(resource), nbd_socket })
+        let configured = Mutex::new(Configured { told: resource.clone(), used: resource });
+        Ok(Self { handle, configured, is_stopping: AtomicBool::new(false), nbd_socket })
     }
 
     /// The machine was given other options. Volumes in `attached` keep until their next attach what an attach begins with.
     pub(super) fn was_told(&self, told: Resource, attached: &[usize]) {
-        let mut resource = self.resource();
-        let kept: Vec<(usize, u32)> = attached
-            .iter()
-            .filter_map(|&index| resource.volumes.get(index).map(|volume| (index, volume.options.al_extents)))
-            .collect();
-        *resource = told.clone();
-        for (index, al_extents) in kept {
-            if let Some(volume) = resource.volumes.get_mut(index) {
-                volume.options.al_extents = al_extents;
+        let mut configured = self.configured();
+        let before = std::mem::replace(&mut configured.used, told.clone());
+        for &index in attached {
+            if let (Some(volume), Some(before)) = (configured.used.volumes.get_mut(index), before.volumes.get(index)) {
+                volume.options.al_extents = before.options.al_extents;
             }
         }
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        configured.told = told;
     }
 
-    fn was_attached(&self, index: usize) {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(volume), Some(told)) = (self.resource().volumes.get_mut(index), told.volumes.get(index)) {
+    /// A disk was attached, with what the machine was told last.
+    pub(super) fn was_attached(&self, index: usize) {
+        let mut configured = self.configured();
+        let Configured { used, told } = &mut *configured;
+        if let (Some(volume), Some(told)) = (used.volumes.get_mut(index), told.volumes.get(index)) {
             volume.options = told.options.clone();
         }
     }
 
-    /// What it runs with.
-    pub(super) fn resource(&self) -> MutexGuard<'_, Resource> {
+    fn configured(&self) -> MutexGuard<'_, Configured> {
         // A panic cannot leave a half-assigned value behind.
-        self.resource.lock().unwrap_or_else(PoisonError::into_inner)
+        self.configured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The resource's name.
+    pub(super) fn name(&self) -> &str {
+        self.handle.name()
+    }
+
+    /// What it runs with.
+    pub(super) fn resource(&self) -> Resource {
+        self.configured().used.clone()
     }
 
     /// The indexes of the volumes that are meant.
     pub(super) fn volumes(&self, number: Option<u16>) -> Result<Vec<usize>, Problem> {
-        volumes(&self.resource(), number)
+        volumes(&self.configured().used, number)
     }
 
     /// Has the machine carry out a command; a transient state is waited out.
@@ -116,7 +133,8 @@ impl Running {
     /// Why the thread does not answer: it takes no more messages once it has ended.
     fn unreachable(&self, error: EngineError) -> Problem {
         match error {
-            EngineError::NotRunning => Problem::Ended { name: self.handle.name().to_owned() },
+            EngineError::NotRunning if self.is_stopping() => Problem::NotUp { name: self.name().to_owned() },
+            EngineError::NotRunning => Problem::Ended { name: self.name().to_owned() },
             error => Problem::Engine(error),
         }
     }
@@ -131,15 +149,21 @@ impl Running {
 
     /// Lets clients go, demotes, disconnects, detaches and ends the thread.
     pub(super) async fn stop_gracefully(&self) -> Result<(), Problem> {
+        self.is_stopping.store(true, Ordering::SeqCst);
         let (answer, outcome) = channel();
         self.handle.stop_gracefully(answer)?;
-        outcome.await.map_err(|_| self.unreachable(EngineError::NotRunning))?.map_err(Problem::Refused)?;
+        // Without an answer it has ended at somebody else's word.
+        if let Ok(Err(refusal)) = outcome.await {
+            self.is_stopping.store(false, Ordering::SeqCst);
+            return Err(Problem::Refused(refusal));
+        }
         self.ended().await;
         Ok(())
     }
 
     /// Ends the thread as it stands.
     pub(super) async fn stop_now(&self) {
+        self.is_stopping.store(true, Ordering::SeqCst);
         if self.handle.stop_now().is_ok() {
             self.ended().await;
         }
@@ -148,6 +172,15 @@ impl Running {
     /// Whether the thread has ended, asked or not.
     pub(super) fn is_finished(&self) -> bool {
         self.handle.is_finished()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
+    }
+
+    /// Whether the thread has ended and nobody had asked for it.
+    pub(super) fn has_died(&self) -> bool {
+        self.is_finished() && !self.is_stopping()
     }
 
     /// Ends the thread as a broken rule of ours would.

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as PlainListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::node::Node;
 use super::verbs;
-use crate::control::{LINE_BYTES_MAX, Request, Response, Verb, decode_request, encode};
+use crate::control::{LINE_BYTES_MAX, Request, Response, decode_request, encode};
 
 /// Lines that wait for a reader before the verb that says them waits too.
 const LINES_MAX: usize = 64;
@@ -24,12 +24,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Out {
     lines: mpsc::Sender<Response>,
     waited_for: Mutex<String>,
+    /// What is done at the same time as parts of this, as long as it lasts.
+    parts: Mutex<Vec<Weak<Out>>>,
 }
 
 impl Out {
-    /// For one request, whose deadline would so far interrupt the verb itself.
-    pub(super) fn new(lines: mpsc::Sender<Response>, verb: Verb) -> Self {
-        Self { lines, waited_for: Mutex::new(verb.to_string()) }
+    /// For one request, whose deadline would so far interrupt what is asked for.
+    pub(super) fn new(lines: mpsc::Sender<Response>, what: impl Into<String>) -> Self {
+        Self { lines, waited_for: Mutex::new(what.into()), parts: Mutex::default() }
+    }
+
+    /// Where nobody reads.
+    pub(super) fn unread() -> Self {
+        let (lines, _) = mpsc::channel(1);
+        Self::new(lines, "")
+    }
+
+    /// For one of several things that are done at once, and its lines.
+    pub(super) fn part(&self, what: impl Into<String>) -> (Arc<Self>, mpsc::Receiver<Response>) {
+        let (lines, arrived) = mpsc::channel(LINES_MAX);
+        let part = Arc::new(Self::new(lines, what));
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&part));
+        (part, arrived)
     }
 
     /// Sends a line; a reader who has gone does not matter.
@@ -42,9 +58,14 @@ impl Out {
         *self.waited_for.lock().unwrap_or_else(PoisonError::into_inner) = what.into();
     }
 
-    /// What was last waited for.
+    /// What was last waited for, in each part that has not come to its end.
     pub(super) fn waited_for(&self) -> String {
-        self.waited_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts: Vec<String> = parts.iter().filter_map(Weak::upgrade).map(|part| part.waited_for()).collect();
+        if parts.is_empty() {
+            return self.waited_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        }
+        parts.join("; ")
     }
 }
 
@@ -113,7 +134,7 @@ async fn answer(
     write: &mut OwnedWriteHalf,
 ) -> bool {
     let (sender, mut lines) = mpsc::channel(LINES_MAX);
-    let out = Arc::new(Out::new(sender, request.verb));
+    let out = Arc::new(Out::new(sender, request.verb.name()));
     let work = verbs::answer(node, request, &out);
     tokio::pin!(work);
     let mut is_watched = true;

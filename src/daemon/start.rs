@@ -125,15 +125,22 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
 async fn live(node: Arc<Node>, listener: OwnedFd, is_up_wanted: bool) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let mut ending = node.ending.subscribe();
     let server = tokio::spawn(server::serve(Arc::clone(&node), listener));
-    if is_up_wanted && let Err(problem) = operate::up_all(&node).await {
-        tracing::error!("not everything is up: {problem}");
+    if is_up_wanted {
+        // A disk may not answer, and whoever wants the daemon to end then must be heard.
+        tokio::spawn(up_all(Arc::clone(&node)));
     }
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("ending: terminated"),
-        _ = interrupt.recv() => tracing::info!("ending: interrupted"),
-        _ = ending.wait_for(|ending| *ending != Ending::No) => tracing::info!("ending: asked to"),
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break tracing::info!("ending: terminated"),
+            _ = interrupt.recv() => break tracing::info!("ending: interrupted"),
+            _ = ending.wait_for(|ending| *ending != Ending::No) => break tracing::info!("ending: asked to"),
+            // The terminal has closed, and those who use the data are not at it.
+            _ = hang_up.recv() => tracing::warn!("SIGHUP: serving on; SIGTERM or `shimai shutdown` ends, `shimai adjust` reads \
+                                                  the configuration again"),
+        }
     }
     node.ending.send_replace(Ending::Begun);
     operate::stop_all(&node).await;
@@ -141,6 +148,12 @@ async fn live(node: Arc<Node>, listener: OwnedFd, is_up_wanted: bool) -> anyhow:
     tokio::time::sleep(LAST_ANSWER).await;
     server.abort();
     Ok(())
+}
+
+async fn up_all(node: Arc<Node>) {
+    if let Err(problem) = operate::up_all(&node).await {
+        tracing::error!("not everything is up: {problem}");
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The daemon's verbs, asked as the admin socket asks them, of a node whose peer is not there.
 
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::{operate, verbs};
 use crate::control::status::ResourceStatus;
 use crate::control::{Request, Response, Verb};
 use crate::engine::offline::{MetadataPlace, NewMetadata, create_md};
+use crate::io::block_file::{BlockFile, Mode};
 use crate::metadata::layout::{Format, Placement};
 
 const DISK_BYTES: u64 = 16 << 20;
@@ -57,7 +59,7 @@ impl World {
 
     async fn request(&self, request: Request) -> Told {
         let (sender, mut receiver) = mpsc::channel(1024);
-        let out = Arc::new(Out::new(sender, request.verb));
+        let out = Arc::new(Out::new(sender, request.verb.name()));
         let last = verbs::answer(&self.node, &request, &out).await;
         let lines = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
         Told { lines, last }
@@ -69,6 +71,33 @@ impl World {
         let mut request = Request::new(verb, (name != "all").then_some(name));
         request.volume = volume.parse().ok();
         self.request(request).await
+    }
+
+    /// Asks, and waits no longer than that.
+    async fn ask_for(&self, milliseconds: u64, verb: Verb, target: &str) -> Told {
+        let (name, volume) = target.split_once('/').unwrap_or((target, ""));
+        let mut request = Request::new(verb, (name != "all").then_some(name));
+        request.volume = volume.parse().ok();
+        request.options.timeout_ms = Some(milliseconds);
+        self.request(request).await
+    }
+
+    /// A lock on a disk, which an attach waits for: as long as it is held the disk does not answer.
+    fn hang(&self, disk: &str) -> BlockFile {
+        let file = BlockFile::open(self.folder.path().join(disk), Mode::default()).unwrap();
+        file.lock().unwrap();
+        file
+    }
+
+    async fn wait_until_opening(&self, target: &str) {
+        loop {
+            let status = self.ask(Verb::Status, target).await.status();
+            let reason = status.first().and_then(|status| status.volumes[0].reason.clone());
+            if reason.is_some_and(|reason| reason.contains("being opened")) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn ok(&self, verb: Verb, target: &str) -> Told {
@@ -190,15 +219,113 @@ async fn an_end_that_nobody_waits_for_any_more_goes_on() {
 async fn a_down_that_nobody_waits_for_any_more_does_not_leave_a_dead_resource() {
     let world = World::new();
     world.ok(Verb::Up, "data").await;
-    let node = Arc::clone(&world.node);
-    let down = tokio::spawn(async move { operate::down(&node, "data").await });
-    while world.ask(Verb::CState, "data").await.text() == "WFConnection\nWFConnection" {
+    let given_up = world.ask_for(0, Verb::Down, "data").await;
+    assert_eq!(given_up.exit(), 20, "{given_up:?}");
+    // Nobody asks again.
+    while world.node.find("data").is_some() {
         tokio::task::yield_now().await;
     }
-    down.abort();
-    // Whatever was reached by then: a second down, or the first one's end, leaves nothing.
+    world.ok(Verb::Up, "data").await;
+    world.ask_for(0, Verb::Down, "data").await;
+    // Whatever has been reached by then: a second down leaves nothing, and calls nothing an accident.
     world.ok(Verb::Down, "data").await;
     assert_eq!(world.ok(Verb::Role, "data").await.text(), "Unconfigured");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_up_after_a_down_that_was_given_up_stays() {
+    let world = World::new();
+    for _ in 0..5 {
+        world.ok(Verb::Up, "data").await;
+        world.ask_for(0, Verb::Down, "data").await;
+        world.ok(Verb::Up, "data").await;
+        assert_eq!(world.ok(Verb::Status, "data").await.status().len(), 1);
+        assert!(world.folder.path().join("data.nbd").exists(), "its socket is its own");
+        // The end of the first one is behind us: nothing is taken away any more.
+        drop(world.node.lives.turn("data", Verb::Up, &Out::unread()).await);
+        assert!(world.node.find("data").is_some_and(|running| !running.is_finished()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_up_before_its_turn_does_not_come_true() {
+    let world = World::new();
+    let turn = world.node.lives.turn("data", Verb::Down, &Out::unread()).await;
+    for verb in [Verb::Up, Verb::Adjust] {
+        for target in ["data", "all"] {
+            let given_up = world.ask_for(50, verb, target).await;
+            assert!(given_up.sentence().ends_with("the end of `down data`, which is under way"), "{given_up:?}");
+        }
+    }
+    drop(turn);
+    // Turns come in the order of asking.
+    drop(world.node.lives.turn("data", Verb::Down, &Out::unread()).await);
+    assert!(world.node.find("data").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_does_not_answer_holds_up_its_own_resource_only() {
+    let world = World::new();
+    let hanging = world.hang("data0");
+    let all = world.ask_for(100, Verb::Up, "all").await;
+    assert!(all.sentence().ends_with("waited for: the disk of data/0 to be attached"), "{all:?}");
+    world.wait_until_opening("data").await;
+    assert!(world.ok(Verb::Role, "logs").await.text() == "Secondary/Unknown", "its disk has no metadata, but it is up");
+    world.ok(Verb::AdjustPlan, "data").await;
+    world.ok(Verb::Down, "logs").await;
+    assert_eq!(world.ask(Verb::Adjust, "logs").await.code(), Some(119));
+    let attach = world.ask(Verb::Attach, "data/0").await;
+    assert_eq!((attach.code(), attach.sentence().contains("is being opened")), (Some(124), true), "{attach:?}");
+    let down = world.ask_for(50, Verb::Down, "data").await;
+    assert!(down.sentence().ends_with("the end of `up data`, which is under way"), "{down:?}");
+    // The way out.
+    world.ok(Verb::Detach, "data/0").await;
+    world.ok(Verb::Down, "data").await;
+    assert_eq!(world.node.names(), ["logs"]);
+    drop(hanging);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_does_not_wait_for_a_disk_that_does_not_answer() {
+    let world = World::new();
+    let _hanging = world.hang("data0");
+    world.ask_for(50, Verb::Up, "data").await;
+    world.wait_until_opening("data").await;
+    world.node.ending.send_replace(Ending::Begun);
+    operate::stop_all(&world.node).await;
+    assert_eq!(world.node.names(), Vec::<String>::new());
+    drop(world.node.lives.turn("data", Verb::Up, &Out::unread()).await);
+    assert_eq!(world.ask(Verb::Status, "data").await.code(), Some(158), "it has ended as it was asked to");
+}
+
+/// A pipe that nobody writes into: opening it takes until somebody does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looks_at_a_disk_that_does_not_answer_stop_nobody_else() {
+    let world = World::new();
+    let path = world.folder.path().join("data0");
+    std::fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for _ in 0..3 {
+        let told = world.ask_for(50, Verb::ShowGi, "data/0").await;
+        assert!(told.sentence().ends_with("waited for: the metadata of data/0 to be read"), "{told:?}");
+    }
+    world.ok(Verb::Version, "all").await;
+    world.ok(Verb::ShowGi, "data/1").await;
+    // Whoever looks comes back, or the runtime would wait for it.
+    std::mem::forget(std::fs::File::options().read(true).write(true).open(&path).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attach_and_an_adjust_at_the_same_time_do_not_wait_for_each_other() {
+    let world = World::new();
+    world.ok(Verb::Up, "data").await;
+    let running = world.node.find("data").unwrap();
+    let resource = running.resource();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..20_000).for_each(|_| running.was_attached(0)));
+        scope.spawn(|| (0..20_000).for_each(|_| running.was_told(resource.clone(), &[0])));
+    });
+    assert_eq!(running.resource(), resource);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,12 +430,19 @@ async fn a_resource_is_not_taken_down_for_a_disk_that_cannot_be_used() {
     let path = world.folder.path().join("pair.res");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::File::create(world.folder.path().join("blank")).unwrap().set_len(DISK_BYTES).unwrap();
-    for useless in ["absent", "blank"] {
+    std::fs::copy(world.folder.path().join("data0"), world.folder.path().join("torn")).unwrap();
+    let torn = std::fs::File::options().write(true).open(world.folder.path().join("torn")).unwrap();
+    // The size of the metadata, in the superblock at the end.
+    torn.write_all_at(&[0xff; 4], DISK_BYTES - 4096 + 0x40).unwrap();
+    for (useless, code, next) in
+        [("absent", 104, ""), ("blank", 119, "create-md data/1    (if the disk is the right one)"), ("torn", 119, "")]
+    {
         std::fs::write(&path, text.replace("data1\"", &format!("{useless}\""))).unwrap();
         let plan = world.ok(Verb::AdjustPlan, "data").await.text();
         assert!(plan.starts_with("down data && up data"), "{plan}");
         let told = world.ask(Verb::Adjust, "data").await;
         assert!(told.exit() == 10 && told.sentence().contains(useless), "{told:?}");
+        assert_eq!((told.code(), told.next()), (Some(code), next), "{told:?}");
         assert_eq!(world.ok(Verb::CState, "data/1").await.text(), "WFConnection", "nothing was changed");
     }
 }

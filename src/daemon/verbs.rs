@@ -15,13 +15,15 @@ pub(super) async fn answer(node: &Arc<Node>, request: &Request, out: &Arc<Out>) 
     out.waits_for(format!("{} {subject}", request.verb));
     tracing::debug!(id = request.id, verb = %request.verb, resource = subject, "asked");
     let work = perform(node, request, out);
+    // Still there when it is asked what was waited for.
+    tokio::pin!(work);
     let result = match request.options.timeout_ms.map(Duration::from_millis) {
         None => work.await,
-        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Some(limit) => tokio::time::timeout(limit, &mut work).await.unwrap_or_else(|_| {
             Err(Problem::Deadline { seconds: limit.as_secs_f64(), waited_for: out.waited_for(), verb: request.verb })
         }),
     };
-    result.unwrap_or_else(Problem::response)
+    result.unwrap_or_else(|problem| problem.response())
 }
 
 async fn perform(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<Response, Problem> {
@@ -36,16 +38,10 @@ async fn perform(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<
         Verb::Role | Verb::CState | Verb::DState => query::states(node, request, out).await?,
         Verb::Why => query::why(node, request, out).await?,
         Verb::ShowGi | Verb::GetGi => identifiers::show(node, request, out).await?,
-        Verb::AdjustPlan => adjust::adjust(node, request, out).await?,
-        // Several steps, and between two of them the resource is in nobody's intended state.
-        Verb::Adjust => {
-            let (node, request, out) = (Arc::clone(node), request.clone(), Arc::clone(out));
-            operate::to_its_end(async move { adjust::adjust(&node, &request, &out).await }).await?;
-        }
-        Verb::Up => {
-            let (node, request, out) = (Arc::clone(node), request.clone(), Arc::clone(out));
-            operate::to_its_end(async move { operate::every(&node, &request, &out).await }).await?;
-        }
+        Verb::AdjustPlan => adjust::dry_run(node, request, out).await?,
+        Verb::Adjust => adjust::adjust(node, request, out).await?,
+        Verb::Up => operate::up(node, request, out).await?,
+        Verb::Down => operate::down(node, request, out).await?,
         Verb::Version => out.say(Response::Text(format!("shimaid {}", env!("CARGO_PKG_VERSION")))).await,
         Verb::Shutdown => operate::shut_down(node, out).await,
         Verb::Events | Verb::Verify | Verb::Resize => {

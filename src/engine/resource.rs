@@ -40,25 +40,22 @@ use crate::replica::refusal::{Code, Refusal};
 /// Places in the ring's queue: what one pass usually begins. More waits in the ring's backlog.
 const RING_ENTRIES: u32 = 512;
 
-/// Names of commands that the loop itself gives, apart from those that the handle counts.
-const OWN_COMMAND: CommandId = CommandId(u64::MAX);
-
 /// How often something is looked at that tells nobody when it is done.
 const HOUSEKEEPING: Duration = Duration::from_millis(20);
 
 /// How long memory that was needed once is kept for the next burst.
 const TRIM_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How the thread ends.
+/// How the thread ends, and whom to tell: whoever asks while it ends already waits for the same end.
 enum Stopping {
     /// Not at all.
     No,
     /// Clients are leaving.
-    Clients(Answer),
+    Clients(Vec<Answer>),
     /// The machine goes down.
-    Machine(Answer),
+    Machine(Vec<Answer>),
     /// The last bytes leave.
-    Sockets(Answer),
+    Sockets(Vec<Answer>),
     /// Now.
     Now,
 }
@@ -71,8 +68,9 @@ pub(super) struct ResourceLoop {
     events: VecDeque<Event>,
     actions: Vec<Action>,
     answers: BTreeMap<CommandId, Answer>,
-    /// Volumes whose stores a helper is opening.
-    opening: Vec<bool>,
+    /// For each volume the attach for which a helper is opening its stores. It stays here until the helper is back, whoever
+    /// still waits for it: one helper at a time may hang in a disk that does not answer.
+    opening: Vec<Option<CommandId>>,
     /// For people who find no disk.
     reasons: DiskReasons,
     stopping: Stopping,
@@ -100,7 +98,7 @@ impl ResourceLoop {
             events: VecDeque::new(),
             actions: Vec::new(),
             answers: BTreeMap::new(),
-            opening: vec![false; volumes],
+            opening: vec![None; volumes],
             reasons: DiskReasons::new(volumes),
             stopping: Stopping::No,
             is_polling: false,
@@ -150,7 +148,8 @@ impl ResourceLoop {
             Tag::Disk(job) => {
                 events.extend(self.disks.on_completion(job, completion, ring));
                 for (volume, error) in self.disks.take_errors() {
-                    self.reasons.failed(volume, &error);
+                    let disk = self.resource.volume_facts(volume).disk;
+                    self.reasons.failed(volume, !matches!(disk, DiskState::Diskless | DiskState::Failed), &error);
                 }
             }
             Tag::PeerAccept(listener) => self.links.on_accepted(listener, completion, ring, events),
@@ -288,6 +287,19 @@ impl ResourceLoop {
     }
 
     fn on_command(&mut self, id: CommandId, command: Command, answer: Answer) {
+        match (&self.stopping, &command) {
+            (Stopping::No, _) => {}
+            // The machine knows one asker of its going down, and that is us.
+            (_, Command::Down) => return self.begin_stop(answer),
+            (Stopping::Sockets(_) | Stopping::Now, _) => return answer(Err(stopped())),
+            // What holds up the end can be let go.
+            (Stopping::Clients(_) | Stopping::Machine(_), _) => {}
+        }
+        if let Command::Detach { volume, .. } = &command
+            && self.give_up_opening(*volume)
+        {
+            return answer(Ok(()));
+        }
         self.answers.insert(id, answer);
         if let Command::Adjust { peers, volumes } = &command {
             self.spec.settings.peers.clone_from(peers);
@@ -301,7 +313,7 @@ impl ResourceLoop {
 
     fn on_answer(&mut self, id: CommandId, result: Result<(), Refusal>) {
         self.reasons.complete(id, &result);
-        if id == OWN_COMMAND {
+        if id == CommandId::OF_THE_LOOP {
             self.on_down(result);
         } else if let Some(answer) = self.answers.remove(&id) {
             answer(result);
@@ -323,7 +335,10 @@ impl ResourceLoop {
             // The last name is the volume's own; the first volume also has the resource's.
             let Some((name, _)) = names.iter().find(|(_, volume)| *volume == index) else { continue };
             if matches!(volume.disk, DiskState::Diskless | DiskState::Failed) {
-                volume.reason = self.reasons.of(index).map(str::to_owned);
+                volume.reason = match self.opening[index] {
+                    Some(_) => Some("it is being opened, and has not answered yet".to_owned()),
+                    None => self.reasons.of(index).map(str::to_owned),
+                };
             }
             volume.nbd = self.nbd.places().map(|place| place.uri(name, own)).collect();
         }
@@ -345,9 +360,12 @@ impl ResourceLoop {
                 format!("volume {volume} has no disk configured"),
             )));
         };
-        if self.disks.has(volume) || self.opening[volume] {
+        if !matches!(self.stopping, Stopping::No) {
+            return answer(Err(stopped()));
+        }
+        if let Some(how) = self.has_disk_already(volume) {
             let code = ConfigurationRefusal::AlreadyAttached;
-            return answer(Err(refuse(code, format!("{}: attached already", paths.data.display()))));
+            return answer(Err(refuse(code, format!("{}: {how}", paths.data.display()))));
         }
         let (direct, patience, post) = (self.spec.direct, self.spec.lock_patience, self.post.clone());
         let helper = std::thread::Builder::new().name("attach".to_owned()).spawn(move || {
@@ -357,16 +375,40 @@ impl ResourceLoop {
         });
         match helper {
             Ok(_) => {
-                self.opening[volume] = true;
-                self.reasons.begin(id, volume, Aim::Attach);
+                self.opening[volume] = Some(id);
+                self.reasons.begin(id, volume, Aim::Open);
                 self.answers.insert(id, answer);
             }
             Err(error) => answer(Err(refuse(ConfigurationRefusal::OutOfMemory, format!("no helper thread: {error}")))),
         }
     }
 
+    /// What stands in the way of another attach.
+    fn has_disk_already(&self, volume: usize) -> Option<&'static str> {
+        match self.opening[volume] {
+            Some(id) if self.answers.contains_key(&id) => Some("is being opened for an attach that waits for it"),
+            Some(_) => Some("is still being opened for an attach that was given up"),
+            None if !self.disks.has(volume) => None,
+            None => match self.resource.volume_facts(volume).disk {
+                DiskState::Failed => Some("is being let go"),
+                DiskState::Diskless | DiskState::Attaching => Some("is being attached"),
+                _ => Some("attached already"),
+            },
+        }
+    }
+
+    /// Lets go of a disk that is only being opened: its attach ends. False if there is none.
+    fn give_up_opening(&mut self, volume: usize) -> bool {
+        let Some(id) = self.opening.get(volume).copied().flatten().filter(|id| self.answers.contains_key(id)) else {
+            return false;
+        };
+        let (code, sentence) = (ConfigurationRefusal::Interrupted, "detached while it was being opened".to_owned());
+        self.on_answer(id, Err(Refusal { code: Code::Configuration(code), sentence, next: None }));
+        true
+    }
+
     fn on_opened(&mut self, id: CommandId, volume: usize, opened: Result<Box<Opened>, Refusal>) {
-        self.opening[volume] = false;
+        self.opening[volume] = None;
         let is_wanted = self.answers.contains_key(&id) && matches!(self.stopping, Stopping::No);
         match opened {
             Err(refusal) => self.on_answer(id, Err(refusal)),
@@ -375,6 +417,7 @@ impl ResourceLoop {
             Ok(opened) => {
                 let facts = opened.facts();
                 self.disks.place(volume, *opened, &mut self.ring);
+                self.reasons.opened(id);
                 self.events.push_back(Event::Command { id, command: Command::Attach { volume, facts } });
             }
         }
@@ -384,21 +427,28 @@ impl ResourceLoop {
 /// Stopping.
 impl ResourceLoop {
     fn begin_stop(&mut self, answer: Answer) {
-        if matches!(self.stopping, Stopping::No) {
-            self.nbd.close_all("the resource is stopped");
-            self.stopping = Stopping::Clients(answer);
+        match &mut self.stopping {
+            Stopping::Clients(answers) | Stopping::Machine(answers) | Stopping::Sockets(answers) => {
+                answers.push(answer)
+            }
+            Stopping::No => {
+                self.nbd.close_all("the resource is stopped");
+                self.stopping = Stopping::Clients(vec![answer]);
+            }
+            // Dropped, as all that comes after the end.
+            Stopping::Now => {}
         }
     }
 
     /// Takes the next step towards the end, if it is time.
     fn advance_stop(&mut self) {
         self.stopping = match std::mem::replace(&mut self.stopping, Stopping::No) {
-            Stopping::Clients(answer) if self.nbd.is_idle() => {
-                self.events.push_back(Event::Command { id: OWN_COMMAND, command: Command::Down });
-                Stopping::Machine(answer)
+            Stopping::Clients(answers) if self.nbd.is_idle() => {
+                self.events.push_back(Event::Command { id: CommandId::OF_THE_LOOP, command: Command::Down });
+                Stopping::Machine(answers)
             }
-            Stopping::Sockets(answer) if self.links.is_idle() && self.disks.is_idle() => {
-                answer(Ok(()));
+            Stopping::Sockets(answers) if self.links.is_idle() && self.disks.is_idle() => {
+                answers.into_iter().for_each(|answer| answer(Ok(())));
                 Stopping::Now
             }
             other => other,
@@ -407,10 +457,10 @@ impl ResourceLoop {
 
     fn on_down(&mut self, result: Result<(), Refusal>) {
         self.stopping = match (std::mem::replace(&mut self.stopping, Stopping::No), result) {
-            (Stopping::Machine(answer), Ok(())) => Stopping::Sockets(answer),
-            (Stopping::Machine(answer), Err(refusal)) => {
+            (Stopping::Machine(answers), Ok(())) => Stopping::Sockets(answers),
+            (Stopping::Machine(answers), Err(refusal)) => {
                 self.nbd.reopen();
-                answer(Err(refusal));
+                answers.into_iter().for_each(|answer| answer(Err(refusal.clone())));
                 Stopping::No
             }
             (other, _) => other,
@@ -423,6 +473,12 @@ impl Drop for ResourceLoop {
     fn drop(&mut self) {
         self.disks.release_all(&mut self.ring);
     }
+}
+
+/// Nothing is begun any more.
+fn stopped() -> Refusal {
+    let code = ConfigurationRefusal::Interrupted;
+    Refusal { code: Code::Configuration(code), sentence: "the resource is going down".to_owned(), next: None }
 }
 
 fn log(resource: &str, level: LogLevel, sentence: &str) {

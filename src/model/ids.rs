@@ -60,3 +60,10 @@ pub struct RequestId(pub u64);
 /// One command of an operator, named by whoever asked; returned in the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommandId(pub u64);
+
+impl CommandId {
+    /// What the machine asks of itself. Askers count from 1 and never come so far.
+    pub const OF_THE_MACHINE: Self = Self(u64::MAX);
+    /// What the loop around the machine asks of it.
+    pub const OF_THE_LOOP: Self = Self(u64::MAX - 1);
+}

@@ -449,7 +449,7 @@ impl Resource {
         let Some(id) = self.commands.down else { return };
         if self.role == Role::Primary {
             if self.commands.demotion.is_none() && self.commands.promotion.is_none() {
-                self.commands.demotion = Some(CommandId(u64::MAX));
+                self.commands.demotion = Some(CommandId::OF_THE_MACHINE);
                 self.settle_demotion();
             }
             return;

@@ -4,9 +4,11 @@ use crate::harness::cluster::{moved_kib, peer};
 use crate::harness::configuration::{PORT, RESOURCE};
 use crate::harness::disks::{read_at, write_at};
 use crate::harness::nbd::Nbd;
+use crate::harness::node::SHIMAI;
 use crate::harness::tools::ended;
 use crate::harness::{Cluster, Format, LONG, Options, SHORT};
 use std::fs;
+use std::process::Command;
 
 /// Writes so much at the beginning of the volume.
 fn write_mib(cluster: &Cluster, mib: u64) {
@@ -209,4 +211,23 @@ fn a_status_shows_all_and_counts() {
     }
     let there = cluster.b.ok(&["status", "--statistics", RESOURCE]);
     assert!(there.split_whitespace().any(|word| word == "received:3072"), "{there}");
+}
+
+#[test]
+fn a_configuration_on_standard_input_serves_the_whole_command() {
+    let cluster = Cluster::new(Options::default());
+    let shimai = |words: &[&str]| {
+        let config = fs::File::open(cluster.a.config()).expect("the harness wrote it");
+        let mut command = Command::new(SHIMAI);
+        command.args(["--config", "-", "--node", cluster.a.name]).args(words).stdin(config);
+        let output = command.output().expect("shimai can be run");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    // The number is looked up in the configuration, and so is the disk.
+    assert_eq!(shimai(&["create-md", "minor-0"]), (Some(0), String::new()));
+    assert_eq!(shimai(&["dump-md", "minor-0"]), (Some(0), String::new()));
+    for words in [&["restore-md", RESOURCE][..], &["restore-md", "minor-0", "-"]] {
+        let (exit, told) = shimai(words);
+        assert!(exit == Some(1) && told.starts_with("standard input cannot be both"), "{told}");
+    }
 }

@@ -3,11 +3,13 @@
 use crate::harness::cluster::{is_connected, peer, wait_disk};
 use crate::harness::configuration::RESOURCE;
 use crate::harness::disks::{make_sparse, read_at};
+use crate::harness::failing::FailingDisk;
 use crate::harness::load::{BLOCK, Ledger, Load};
 use crate::harness::nbd::Nbd;
 use crate::harness::node::SHIMAI;
 use crate::harness::tools::run;
-use crate::harness::{Cluster, Format, LONG, Options};
+use crate::harness::wait::until;
+use crate::harness::{Cluster, Format, LONG, Options, SHORT};
 use nix::sys::signal::Signal;
 use shimai::model::state::{ConnectionState, DiskState};
 
@@ -344,4 +346,51 @@ fn a_deadline_is_told_as_it_was_given() {
     let told = cluster.a.refused(&["--timeout", "1", "wait-connect", RESOURCE], 5);
     assert!(told.contains("gave up after 1 s"), "{told}");
     cluster.a.refused(&["--timeout", "0", "wait-connect", RESOURCE], 5);
+}
+
+/// Like one on a network whose server has gone.
+#[test]
+fn a_disk_that_does_not_answer_is_named_and_can_be_let_go() {
+    let disk = FailingDisk::new(64 << 20);
+    let mut cluster = Cluster::new(Options { disk_mib: 64, ..Options::default() });
+    let node = &mut cluster.a;
+    node.edit_config(&format!("disk {};", node.disks[0].display()), &format!("disk {};", disk.volume().display()));
+    node.ok(&["create-md", RESOURCE]);
+    disk.hang();
+    // Its end is heard while it brings everything up.
+    node.daemon_arguments.push("--up".into());
+    node.start();
+    node.wait("the disk is being opened", SHORT, |status| status.volumes[0].reason.is_some());
+    assert_eq!(node.stop(), Some(0));
+    node.daemon_arguments.pop();
+    node.start();
+    let refused = |words: &[&str], exit, part: &str| {
+        let told = node.refused(&[&["--timeout", "1"], words].concat(), exit);
+        assert!(told.contains(part), "{told}");
+    };
+    refused(&["up", RESOURCE], 20, "waited for: the disk of data/0 to be attached");
+    refused(&["down", RESOURCE], 20, "waited for: the end of `up data`, which is under way");
+    refused(&["attach", RESOURCE], 10, "is being opened");
+    refused(&["show-gi", RESOURCE], 20, "waited for: the metadata of data/0 to be read");
+    node.ok(&["detach", RESOURCE]);
+    node.ok(&["down", RESOURCE]);
+    disk.wake();
+    node.up();
+    assert!(!node.ok(&["dstate", RESOURCE]).contains("Diskless"));
+    assert_eq!(node.stop(), Some(0));
+}
+
+#[test]
+fn a_terminal_that_closes_ends_nothing() {
+    let mut cluster = Cluster::new(Options::default());
+    cluster.create_md();
+    cluster.a.start();
+    cluster.a.up();
+    cluster.a.signal(Signal::SIGHUP);
+    until("the signal is told of", SHORT, || {
+        let log = std::fs::read_to_string(cluster.a.log()).expect("the daemon writes it");
+        if log.contains("SIGHUP: serving on") { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(cluster.a.ok(&["role", RESOURCE]), "Secondary/Unknown\n");
+    assert_eq!(cluster.a.stop(), Some(0));
 }

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
 
 use super::client::NbdClient;
 use super::node::{Node, addresses};
@@ -104,6 +105,44 @@ fn a_volume_is_attached_once_and_only_one_daemon_has_it() {
     assert!(disk.lock().is_err());
     node.command(Command::Detach { volume: 0, force: false }).unwrap();
     disk.wait_for_lock(std::time::Duration::from_secs(100)).unwrap();
+}
+
+/// The lock stands for a disk that does not answer.
+#[test]
+fn a_disk_that_is_still_being_opened_says_so_and_can_be_let_go() {
+    let node = Node::new(0, addresses());
+    let disk = crate::io::block_file::BlockFile::open(node.disk(), Default::default()).unwrap();
+    disk.lock().unwrap();
+    let attach = || {
+        let (sender, receiver) = mpsc::channel();
+        let id = node.handle.attach(0, Box::new(move |result| drop(sender.send(result)))).unwrap();
+        (id, receiver)
+    };
+    let sentence = || node.attach().unwrap_err().sentence;
+    let (_, first) = attach();
+    assert!(sentence().ends_with("is being opened for an attach that waits for it"), "{}", sentence());
+    assert!(node.status().volumes[0].reason.as_deref().unwrap().contains("being opened"));
+    node.command(Command::Detach { volume: 0, force: false }).unwrap();
+    assert_eq!(first.recv().unwrap().unwrap_err().sentence, "detached while it was being opened");
+    assert!(sentence().ends_with("is still being opened for an attach that was given up"), "{}", sentence());
+    drop(disk);
+    node.wait("the helper is back", |status| {
+        !status.volumes[0].reason.as_deref().unwrap().contains("has not answered")
+    });
+    assert_eq!(node.status().volumes[0].reason.as_deref(), Some("detached while it was being opened"));
+    node.attach().unwrap();
+    assert!(node.attach().unwrap_err().sentence.ends_with("attached already"));
+}
+
+#[test]
+fn whoever_asks_for_the_end_while_it_comes_is_told_of_the_same_end() {
+    let node = primary();
+    let (sender, receiver) = mpsc::channel();
+    for _ in 0..3 {
+        let sender = sender.clone();
+        node.handle.stop_gracefully(Box::new(move |result| drop(sender.send(result)))).unwrap();
+    }
+    assert_eq!([(); 3].map(|()| receiver.recv().unwrap()), [Ok(()), Ok(()), Ok(())]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A disk that fails while it is told to: a file that nbdkit serves, with a filter for errors, and nbdfuse shows.
+//! A disk that fails, or does not answer, while it is told to: a file that nbdkit serves, with a filter for errors, and nbdfuse shows.
 //!
 //! ```text
 //!   shimaid ──► volume (FUSE) ──► nbdfuse ──► nbdkit --filter=error ──► disk.img, which the tests read
@@ -7,6 +7,8 @@
 
 use super::tools::{kill, output, spawn, tool};
 use super::wait::{SHORT, until};
+use nix::sys::signal::{Signal, kill as signal};
+use nix::unistd::Pid;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -55,6 +57,21 @@ impl FailingDisk {
     /// From now on every read and every write fails.
     pub(crate) fn fail(&self) {
         fs::write(trigger(self.folder.path()), "").expect("the folder is ours");
+    }
+
+    /// From now on nothing that is asked of it has an answer, not even to open it.
+    pub(crate) fn hang(&self) {
+        self.signal_fuse(Signal::SIGSTOP);
+    }
+
+    /// It answers again.
+    pub(crate) fn wake(&self) {
+        self.signal_fuse(Signal::SIGCONT);
+    }
+
+    fn signal_fuse(&self, which: Signal) {
+        let process = i32::try_from(self.fuse.id()).expect("process ids are small");
+        signal(Pid::from_raw(process), which).expect("nbdfuse is our child");
     }
 
     /// It works again.
