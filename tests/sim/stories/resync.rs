@@ -2,9 +2,12 @@
 
 use shimai::model::state::{ConnectionState, DiskState};
 use shimai::replica::settings::ResyncSettings;
+use shimai::wire::auth::DigestAlgorithm;
+use shimai::wire::command::Command;
 
 use super::Story;
 use crate::profile::{Fault, MILLISECOND, Profile, SECOND};
+use crate::world::World;
 
 #[test]
 fn resync_interrupted_resumes() {
@@ -72,6 +75,35 @@ fn a_resync_keeps_the_pace_that_the_peer_told() {
         let seconds = (story.world.now - since) / SECOND;
         // Node 1 is the target, and asks as node 0 told it: 6 MiB.
         assert_eq!(seconds >= 15, slow_node == 0, "seed {seed}: {seconds} s");
+        story.end();
+    }
+}
+
+/// Writes of a resync that was given up reach the target's cache when the next one is under way, which finds them equal.
+#[test]
+fn equal_blocks_count_only_once_they_are_durable() {
+    let places = [0, 64, 128, 192, 256, 320];
+    for seed in 140..146 {
+        let mut profile = Profile::plain(seed, 16);
+        profile.peer.csums = DigestAlgorithm::from_name("crc32c");
+        let mut story = Story::with_a_laggard(profile, &places);
+        story.start(1);
+        story.until("all are asked for", |world| world.tap.sent(1, Command::ChecksumResyncRequest) > 0);
+        story.slow_down(1, SECOND);
+        let changing = |world: &World| places.iter().all(|&at| world.nodes[1].disks[0].is_changing((at, at + 8)));
+        story.until("all are being written", changing);
+        story.speed_up(1);
+        story.world.cut(Fault::Cut);
+        story.until("found equal", |world| world.tap.sent(0, Command::ResyncIsInSync) == 6);
+        story.slow_down(1, SECOND);
+        for _ in 0..20 {
+            story.run_for(20 * MILLISECOND);
+            (0..5).for_each(|_| story.world.on_fork());
+        }
+        story.check();
+        story.lose_power(1);
+        story.run_for(SECOND);
+        story.start(1);
         story.end();
     }
 }
