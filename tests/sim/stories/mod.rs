@@ -1,14 +1,18 @@
 //! Short named stories: what a person would tell of a pair, played on the same world with the laws switched on.
 
 mod failover;
+mod given_up;
+mod last_words;
 mod meeting;
+mod operator;
 mod resync;
 mod writes;
 
 use shimai::model::state::{ConnectionState, DiskState, Role};
 use shimai::replica::event::Command;
 
-use crate::profile::{Fault, MICROSECOND, MILLISECOND, Profile, SECOND};
+use crate::machine::Facts;
+use crate::profile::{Profile, SECOND};
 use crate::world::World;
 
 /// Plays on a world in which nothing happens by itself.
@@ -30,6 +34,26 @@ impl Story {
         let mut story = Self { world };
         story.bring_up(0);
         story.bring_up(1);
+        story
+    }
+
+    /// Two nodes that are in sync; the first is Primary.
+    fn serving(profile: Profile) -> Self {
+        let mut story = Self::begin_with(profile);
+        story.until_in_sync();
+        story.promote(0, false);
+        story
+    }
+
+    /// The same, and the second has been without power while the first wrote the first block of each of these.
+    fn with_a_laggard(profile: Profile, places: &[u64]) -> Self {
+        let mut story = Self::serving(profile);
+        story.lose_power(1);
+        story.until_parted(0);
+        places.iter().for_each(|&place| {
+            story.write(0, place, 8);
+        });
+        story.until_answered();
         story
     }
 
@@ -104,6 +128,57 @@ impl Story {
         self.until(&format!("{connection}"), |world| {
             world.facts(node, 0).is_some_and(|facts| facts.connection == connection)
         });
+    }
+
+    /// The node has noticed that the other one is gone.
+    fn until_parted(&mut self, node: usize) {
+        self.until("the loss noticed", |world| world.facts(node, 0).is_some_and(|facts| !facts.is_connected()));
+    }
+
+    fn until_disk(&mut self, node: usize, disk: DiskState) {
+        self.until(&format!("{disk}"), |world| world.facts(node, 0).is_some_and(|facts| facts.disk == disk));
+    }
+
+    fn command(&mut self, node: usize, command: Command) {
+        self.world.command(node, command);
+    }
+
+    /// The node's disk goes and comes back, while it stays connected.
+    fn take_disk_and_give_it_back(&mut self, node: usize) {
+        self.command(node, Command::Detach { volume: 0, force: true });
+        let detached = |world: &World| {
+            let diskless = world.facts(node, 0).is_some_and(|facts| facts.disk == DiskState::Diskless);
+            diskless && world.nodes[node].is_idle(&world.profile, 0)
+        };
+        self.until("detached", detached);
+        self.world.attach(node, 0);
+    }
+
+    fn facts(&self, node: usize) -> Facts {
+        self.world.facts(node, 0).expect("it is up")
+    }
+
+    fn is_dirty(&self, node: usize, block: u64) -> bool {
+        let process = self.world.nodes[node].process.as_ref().expect("it is up");
+        crate::machine::is_dirty(&process.resource, 0, block)
+    }
+
+    /// It must be so, now.
+    fn expect(&self, is_so: bool, what: &str) {
+        self.check();
+        if !is_so {
+            self.tell();
+            panic!("not so: {what}; {}; {}", self.facts(0).short(), self.facts(1).short());
+        }
+    }
+
+    /// Operations that the disk begins from now on take that long, those under way are not touched.
+    fn slow_down(&mut self, node: usize, time: u64) {
+        self.world.nodes[node].stalled_until = self.world.now + time;
+    }
+
+    fn speed_up(&mut self, node: usize) {
+        self.world.nodes[node].stalled_until = 0;
     }
 
     fn acked(&self, id: u64) -> bool {
