@@ -132,6 +132,8 @@ pub(crate) struct Profile {
     pub(crate) seed: u64,
     pub(crate) format: Format,
     pub(crate) device_bytes: Vec<u64>,
+    /// A node whose disk (of the only volume) is new and has another size. Its metadata must be external.
+    pub(crate) odd_disk: Option<(usize, u64)>,
     /// The pair has been in sync before the world begins.
     pub(crate) born_in_sync: bool,
     pub(crate) protocol: ReplicationProtocol,
@@ -178,6 +180,7 @@ impl Profile {
             seed,
             format,
             device_bytes: device_bytes.clone(),
+            odd_disk: None,
             born_in_sync,
             protocol: *rng.pick(&PROTOCOLS),
             horizon,
@@ -280,8 +283,15 @@ impl Profile {
         self.faults.contains_key(&fault)
     }
 
+    /// A volume as large as both nodes' disks can hold it.
     pub(crate) fn layout(&self, volume: usize) -> Layout {
-        let data_bytes = self.device_bytes[volume];
+        let [first, second] = [0, 1].map(|node| self.own_layout(node, volume));
+        if second.usable_sectors < first.usable_sectors { second } else { first }
+    }
+
+    /// What a node's disk would hold by itself.
+    pub(crate) fn own_layout(&self, node: usize, volume: usize) -> Layout {
+        let data_bytes = self.data_bytes(node, volume);
         match &self.external {
             None => layout(self.format, data_bytes),
             Some(external) => {
@@ -291,6 +301,11 @@ impl Profile {
                 Layout { usable_sectors: layout.usable_sectors.min(data_bytes / 512), ..layout }
             }
         }
+    }
+
+    /// Size of a node's device for a volume's data.
+    pub(crate) fn data_bytes(&self, node: usize, volume: usize) -> u64 {
+        self.odd_disk.filter(|(odd, _)| *odd == node).map_or(self.device_bytes[volume], |(_, bytes)| bytes)
     }
 
     /// Size of the device that holds a volume's metadata.

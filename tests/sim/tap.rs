@@ -35,8 +35,8 @@ pub(crate) struct Tap {
     pub(crate) held_back: Vec<(usize, Command)>,
     /// By that node: the first becomes the second, which has the same body.
     pub(crate) renamed: Vec<(usize, Command, Command)>,
-    /// That node only asks what would become of a connection.
-    pub(crate) dry_run: Option<usize>,
+    /// Both only ask what would become of a connection.
+    pub(crate) dry_run: bool,
     kept: Vec<(SocketId, Parts)>,
     sent: BTreeMap<(usize, u16), u64>,
 }
@@ -47,7 +47,7 @@ impl Tap {
             features,
             held_back: Vec::new(),
             renamed: Vec::new(),
-            dry_run: None,
+            dry_run: false,
             kept: Vec::new(),
             sent: BTreeMap::new(),
         }
@@ -68,7 +68,7 @@ impl Tap {
                 }
             });
         }
-        if command == Command::Protocol.number() && self.dry_run == Some(node) {
+        if command == Command::Protocol.number() && self.dry_run {
             let flags_at = if at == 6 { 16 } else { 8 } + PROTOCOL_FLAGS_AT;
             head = changed(&head, |bytes| bytes[flags_at + 3] |= DRY_RUN);
         }
@@ -107,6 +107,11 @@ impl World {
         for (socket, parts) in std::mem::take(&mut self.tap.kept) {
             self.put(socket, parts);
         }
+    }
+
+    /// The first of what was held back never arrives.
+    pub(crate) fn drop_first_kept(&mut self) {
+        self.tap.kept.remove(0);
     }
 
     /// What was held back never arrives.

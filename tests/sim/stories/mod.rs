@@ -1,5 +1,6 @@
 //! Short named stories: what a person would tell of a pair, played on the same world with the laws switched on.
 
+mod abilities;
 mod failover;
 mod given_up;
 mod last_words;
@@ -143,15 +144,14 @@ impl Story {
         self.world.command(node, command);
     }
 
-    /// The node's disk goes and comes back, while it stays connected.
-    fn take_disk_and_give_it_back(&mut self, node: usize) {
+    /// The node's disk goes, while it stays connected.
+    fn take_disk(&mut self, node: usize) {
         self.command(node, Command::Detach { volume: 0, force: true });
         let detached = |world: &World| {
             let diskless = world.facts(node, 0).is_some_and(|facts| facts.disk == DiskState::Diskless);
             diskless && world.nodes[node].is_idle(&world.profile, 0)
         };
         self.until("detached", detached);
-        self.world.attach(node, 0);
     }
 
     fn facts(&self, node: usize) -> Facts {
@@ -168,7 +168,8 @@ impl Story {
         self.check();
         if !is_so {
             self.tell();
-            panic!("not so: {what}; {}; {}", self.facts(0).short(), self.facts(1).short());
+            let facts = [0, 1].map(|node| self.world.facts(node, 0).map(|facts| facts.short()));
+            panic!("not so: {what}; {facts:?}");
         }
     }
 
