@@ -61,3 +61,35 @@ fn a_peer_that_outdates_itself_as_it_leaves_is_gone_at_once() {
         story.end();
     }
 }
+
+/// The power fails as soon as the operator has been told that the copy is invalid; the bitmap may not have been written.
+#[test]
+fn an_invalidation_that_was_answered_is_complete_whatever_comes() {
+    for (seed, is_connected) in (320..340).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut story = Story::begin_with(Profile::plain(seed, 16));
+        story.until_in_sync();
+        if !is_connected {
+            story.world.operator.disconnected(1, 0);
+            story.command(1, Command::Disconnect { force: false });
+            story.is_state(1, ConnectionState::StandAlone);
+            story.until("answered", |world| world.operator.is_answered());
+        }
+        story.world.oracle.copies[0][1].given_up = true;
+        story.world.watch.full_sync_was_due[0] = true;
+        story.slow_down(1, SECOND);
+        story.command(1, Command::Invalidate { volume: 0 });
+        story.until("answered", |world| world.operator.is_answered());
+        (0..2).for_each(|node| story.lose_power(node));
+        story.speed_up(1);
+        story.world.start(1);
+        story.until("device free", |world| world.nodes[1].is_idle(&world.profile, 0));
+        story.world.attach(1, 0);
+        story.until("attached", |world| world.operator.is_answered());
+        let facts = story.facts(1);
+        story.expect(facts.disk == DiskState::Inconsistent, "it stays invalid");
+        story.expect(facts.dirty == Some(facts.device_sectors.div_ceil(8)), "all of it");
+        story.start(0);
+        story.world.connect(1);
+        story.end();
+    }
+}
