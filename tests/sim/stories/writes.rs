@@ -4,7 +4,7 @@ use shimai::model::state::DiskState;
 use shimai::replica::event::Command;
 
 use super::Story;
-use crate::profile::{MILLISECOND, SECOND};
+use crate::profile::{MILLISECOND, Profile, SECOND};
 use crate::world::World;
 
 /// A flush closes an epoch whose writes are still under way on a disk that is being detached.
@@ -78,4 +78,25 @@ fn a_peer_that_does_not_answer_a_read_is_knocked_out() {
         story.world.attach(0, 0);
         story.end();
     }
+}
+
+/// Both have more to send than they like to keep, and each reads on all the same.
+#[test]
+fn two_nodes_with_much_to_send_do_not_wait_for_each_other() {
+    let mut story = Story::serving(Profile::plain(370, 200));
+    story.command(0, Command::Detach { volume: 0, force: false });
+    story.until_disk(0, DiskState::Diskless);
+    let (sessions, since) = (story.world.watch.sessions, story.world.now);
+    let mebibyte = 2048;
+    for number in 0..160 {
+        story.write(0, number * mebibyte, mebibyte);
+        let place = (170 + number % 20) * mebibyte;
+        story.world.read(0, 0, (place, place + mebibyte));
+    }
+    story.until_answered();
+    let seconds = (story.world.now - since) / SECOND;
+    story.expect(story.world.watch.sessions == sessions, "they stayed connected");
+    story.expect(seconds < 10, &format!("it took {seconds} s"));
+    story.world.attach(0, 0);
+    story.end();
 }
