@@ -168,6 +168,11 @@ impl Disk {
         self.ended
     }
 
+    /// How many operations have begun.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
     }

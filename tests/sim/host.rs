@@ -116,12 +116,13 @@ impl World {
 
 impl Node {
     pub(crate) fn new(profile: &Profile, layouts: &[Layout], node: usize) -> Self {
-        let mut disks: Vec<Disk> = profile.device_bytes.iter().map(|&bytes| Disk::new(bytes)).collect();
-        for (volume, layout) in layouts.iter().enumerate() {
+        let bytes = |volume| profile.data_bytes(node, volume);
+        let mut disks: Vec<Disk> = (0..layouts.len()).map(|volume| Disk::new(bytes(volume))).collect();
+        for volume in 0..layouts.len() {
             if profile.external.is_some() {
                 disks.push(Disk::new(profile.metadata_bytes(volume)));
             }
-            prepare(&mut disks[profile.metadata_device(volume)], profile, layout, node);
+            prepare(&mut disks[profile.metadata_device(volume)], profile, &profile.own_layout(node, volume), node);
         }
         Self {
             process: None,
@@ -167,7 +168,7 @@ impl Node {
 /// Writes metadata as `create-md` leaves it, or as a pair that was in sync would.
 fn prepare(disk: &mut Disk, profile: &Profile, layout: &Layout, node: usize) {
     let mut superblock = Superblock::fresh(layout);
-    if profile.born_in_sync {
+    if profile.born_in_sync && profile.odd_disk.is_none_or(|(odd, _)| odd != node) {
         superblock.generations.current = GenerationId(mix(profile.seed) & !1 | 16);
         superblock.flags = DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE | DeviceFlags::AL_CLEAN;
         superblock.effective_size_sectors = layout.usable_sectors;

@@ -12,15 +12,16 @@ use crate::world::{Happening, World};
 impl World {
     pub(crate) fn send(&mut self, socket: SocketId, head: Bytes, payload: Option<Bytes>) {
         let Some((link, side)) = self.network.find(socket) else { return };
+        let node = self.network.links.get(&link).map_or(0, |link| link.ends[side].node);
         self.hash = mix(self.hash ^ head.len() as u64 ^ payload.as_ref().map_or(0, |bytes| (bytes.len() as u64) << 20));
         if self.verbose {
-            let node = self.network.links.get(&link).map_or(0, |link| link.ends[side].node);
             let (bytes, start) =
                 (head.len() + payload.as_ref().map_or(0, Bytes::len), head.slice(..head.len().min(12)));
             self.note(|| format!("{}: sends {bytes} bytes on socket {}: {start:02x?}", name(node), socket.0));
         }
-        self.network.send(link, side, [Some(head), payload]);
-        self.pump(link, side);
+        if let Some(parts) = self.tap.pass(node, socket, (head, payload)) {
+            self.put(socket, parts);
+        }
     }
 
     pub(crate) fn pump(&mut self, link: u64, side: usize) {
@@ -57,7 +58,8 @@ impl World {
     pub(crate) fn on_taken(&mut self, link: u64, side: usize) {
         let Some(end) = self.network.links.get(&link).map(|link| &link.ends[side]) else { return };
         if end.state == EndState::Open {
-            let (node, event) = (end.node, Event::Sent { socket: end.socket, total: end.taken });
+            let (node, event) =
+                (end.node, Event::Sent { socket: end.socket, total: end.taken.saturating_sub(end.slipped_in) });
             self.deliver(node, event);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! runner ─ seeds, reports, shrinking       mutants ─ planted bugs must be found      stories ─ scripted worlds
-//! world, host, links ─ the queue and the engine's part: client, operator, faults act; disk, network, contents are what they act on
+//! world, host, links ─ the queue and the engine's part: client, operator, faults act; disk, network, contents are what they act on; tap changes packets
 //! oracle ─ what was promised     laws, states ─ what must hold     fork ─ what a disk would say after a power loss
 //! ```
 //!
@@ -28,4 +28,5 @@ mod rng;
 mod runner;
 mod states;
 mod stories;
+mod tap;
 mod world;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use shimai::model::ids::SocketId;
+use shimai::wire::command::Command;
 
 use crate::rng::Rng;
 
@@ -29,6 +30,10 @@ pub(crate) struct End {
     wire_bytes: u64,
     last_arrival: u64,
     pub(crate) throttled: bool,
+    /// Nothing arrives here until that is taken back.
+    pub(crate) deaf: bool,
+    /// Bytes of packets that its process knows nothing of.
+    pub(crate) slipped_in: u64,
     /// The last byte is in the queue or on the wire; then the other end sees the end.
     finishing: bool,
 }
@@ -52,6 +57,8 @@ pub(crate) struct Link {
     pub(crate) cut: bool,
     /// Nothing passes until then.
     pub(crate) stalled_until: u64,
+    /// Which of the two streams it is, once an end has said so.
+    is_meta: Option<bool>,
 }
 
 /// How the wire behaves.
@@ -115,13 +122,15 @@ impl Network {
             wire_bytes: 0,
             last_arrival: 0,
             throttled: false,
+            deaf: false,
+            slipped_in: 0,
             finishing: false,
         };
         let ends = [end(0, dialler), end(1, acceptor)];
         for (side, end) in ends.iter().enumerate() {
             self.by_socket.insert(end.socket, (link, side));
         }
-        self.links.insert(link, Link { ends, cut: false, stalled_until: 0 });
+        self.links.insert(link, Link { ends, cut: false, stalled_until: 0, is_meta: None });
         link
     }
 
@@ -129,8 +138,18 @@ impl Network {
         self.by_socket.get(&socket).copied()
     }
 
+    /// The newest link of a node that is the data stream or the meta stream, and the node's end of it.
+    pub(crate) fn link_of(&self, node: usize, is_meta: bool) -> Option<(u64, usize)> {
+        let (number, link) = self.links.iter().rev().find(|(_, link)| link.is_meta == Some(is_meta) && !link.cut)?;
+        Some((*number, link.ends.iter().position(|end| end.node == node)?))
+    }
+
     pub(crate) fn send(&mut self, link: u64, side: usize, parts: [Option<Bytes>; 2]) {
         let Some(link) = self.links.get_mut(&link) else { return };
+        if link.is_meta.is_none() {
+            let introduction = Command::InitialMeta.number().to_be_bytes();
+            link.is_meta = parts[0].as_ref().map(|head| head.get(4..6) == Some(&introduction));
+        }
         let end = &mut link.ends[side];
         end.queue.extend(parts.into_iter().flatten().filter(|bytes| !bytes.is_empty()));
     }
@@ -179,7 +198,11 @@ impl Network {
         if link.stalled_until > now {
             return Arrived::Wait(link.stalled_until);
         }
-        if self.blocked[sender] || link.ends[side].state == EndState::Opening || link.ends[side].throttled {
+        if self.blocked[sender]
+            || link.ends[side].state == EndState::Opening
+            || link.ends[side].throttled
+            || link.ends[side].deaf
+        {
             return Arrived::Wait(now + 5_000_000);
         }
         let end = &mut link.ends[1 - side];

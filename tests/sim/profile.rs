@@ -132,6 +132,8 @@ pub(crate) struct Profile {
     pub(crate) seed: u64,
     pub(crate) format: Format,
     pub(crate) device_bytes: Vec<u64>,
+    /// A node whose disk (of the only volume) is new and has another size. Its metadata must be external.
+    pub(crate) odd_disk: Option<(usize, u64)>,
     /// The pair has been in sync before the world begins.
     pub(crate) born_in_sync: bool,
     pub(crate) protocol: ReplicationProtocol,
@@ -149,8 +151,10 @@ pub(crate) struct Profile {
     pub(crate) external: Option<ExternalMetadata>,
     /// What the second node's configuration says of the resync controller, if not the same as the first's.
     pub(crate) other_pace: Option<ResyncSettings>,
-    peer: PeerSettings,
-    volume: VolumeSettings,
+    /// The features that are offered, of those that both machines know.
+    pub(crate) features: u32,
+    pub(crate) peer: PeerSettings,
+    pub(crate) volume: VolumeSettings,
 }
 
 impl Profile {
@@ -176,6 +180,7 @@ impl Profile {
             seed,
             format,
             device_bytes: device_bytes.clone(),
+            odd_disk: None,
             born_in_sync,
             protocol: *rng.pick(&PROTOCOLS),
             horizon,
@@ -187,6 +192,7 @@ impl Profile {
             down_max: rng.spread(10 * MILLISECOND, 8 * SECOND),
             external: None,
             other_pace: None,
+            features: u32::MAX,
             peer: draw_peer(volumes > 1, rng),
             volume: draw_volume(large, rng),
         };
@@ -205,6 +211,9 @@ impl Profile {
             self.load.hot.push(self.layout(0).usable_sectors - 1);
         }
         self.other_pace = rng.chance(200).then(|| draw_pace(rng));
+        if rng.chance(150) {
+            self.features = rng.below(16) as u32;
+        }
     }
 
     /// A calm world of a given kind, for stories.
@@ -216,6 +225,48 @@ impl Profile {
         profile.load.gap = 0;
         profile.horizon = u64::MAX / 4;
         profile.wire.window = profile.wire.window.max(1 << 16);
+        profile
+    }
+
+    /// A calm world of two nodes that are fast, patient and configured as most are: only the seed's small decisions differ.
+    pub(crate) fn plain(seed: u64, mebibytes: u64) -> Self {
+        let mut profile = Self::calm(seed, mebibytes, true);
+        let manner = || DiskManner { latency_min: 100 * MICROSECOND, latency_max: 300 * MICROSECOND, tail: 0 };
+        profile.format = if seed.is_multiple_of(2) { Format::V08 } else { Format::V09 };
+        profile.protocol = ReplicationProtocol::C;
+        profile.features = u32::MAX;
+        profile.external = None;
+        profile.other_pace = None;
+        profile.disks = [manner(), manner()];
+        profile.wire = Wire {
+            latency_min: 50 * MICROSECOND,
+            latency_max: 100 * MICROSECOND,
+            bandwidth: 500_000,
+            window: 4 << 20,
+            piece_max: 256 << 10,
+        };
+        profile.clock_rate = [1000; 2];
+        profile.volume = VolumeSettings {
+            placement: Placement::Internal,
+            al_extents: 1237,
+            on_io_error: OnIoError::Detach,
+            resync: ResyncSettings { rate_kib: 100_000, plan_ahead: 0, min_rate_kib: 0, ..profile.volume.resync },
+            ..profile.volume
+        };
+        profile.peer = PeerSettings {
+            version_max: 101,
+            authentication: None,
+            integrity: None,
+            csums: None,
+            timeout: Duration::from_secs(6),
+            ko_count: 7,
+            ping_interval: Duration::from_secs(20),
+            ping_timeout: Duration::from_secs(10),
+            connect_interval: Duration::from_millis(500),
+            epoch_writes_max: 2048,
+            buffers_max: 2048,
+            ..profile.peer
+        };
         profile
     }
 
@@ -232,8 +283,15 @@ impl Profile {
         self.faults.contains_key(&fault)
     }
 
+    /// A volume as large as both nodes' disks can hold it.
     pub(crate) fn layout(&self, volume: usize) -> Layout {
-        let data_bytes = self.device_bytes[volume];
+        let [first, second] = [0, 1].map(|node| self.own_layout(node, volume));
+        if second.usable_sectors < first.usable_sectors { second } else { first }
+    }
+
+    /// What a node's disk would hold by itself.
+    pub(crate) fn own_layout(&self, node: usize, volume: usize) -> Layout {
+        let data_bytes = self.data_bytes(node, volume);
         match &self.external {
             None => layout(self.format, data_bytes),
             Some(external) => {
@@ -243,6 +301,11 @@ impl Profile {
                 Layout { usable_sectors: layout.usable_sectors.min(data_bytes / 512), ..layout }
             }
         }
+    }
+
+    /// Size of a node's device for a volume's data.
+    pub(crate) fn data_bytes(&self, node: usize, volume: usize) -> u64 {
+        self.odd_disk.filter(|(odd, _)| *odd == node).map_or(self.device_bytes[volume], |(_, bytes)| bytes)
     }
 
     /// Size of the device that holds a volume's metadata.

@@ -23,6 +23,7 @@ use crate::operator::Operator;
 use crate::oracle::Oracle;
 use crate::profile::{Fault, MICROSECOND, Profile, SECOND, name};
 use crate::rng::{Rng, mix};
+use crate::tap::Tap;
 
 /// Lines of the timeline that are kept.
 const TIMELINE_MAX: usize = 2_000_000;
@@ -170,6 +171,7 @@ pub(crate) struct World {
     pub(crate) rng: Streams,
     pub(crate) nodes: [Node; 2],
     pub(crate) network: Network,
+    pub(crate) tap: Tap,
     pub(crate) client: Client,
     pub(crate) operator: Operator,
     pub(crate) oracle: Oracle,
@@ -196,6 +198,7 @@ impl World {
         let nodes = [0, 1].map(|node| Node::new(&profile, &layouts, node));
         Self {
             network: Network::new(profile.wire.clone()),
+            tap: Tap::new(profile.features),
             client: Client::new(volumes),
             operator: Operator::new(&profile),
             oracle: Oracle::new(volumes),
