@@ -20,7 +20,7 @@ use crate::replica::refusal::{Code, Refusal};
 /// How often to say how far something that is waited for has come.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a resource may take to end in order before it is ended as it stands.
-const STOP_PATIENCE: Duration = Duration::from_secs(15);
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Carries out the verb on every resource that is meant. One that fails does not keep the others from their turn.
 pub(super) async fn every(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<(), Problem> {
