@@ -97,6 +97,9 @@ impl Resource {
         }
         self.forget_leaving_disk(volume, peer, &mut theirs);
         self.overlook_old_word(volume, peer, word, &mut theirs);
+        if self.is_old_to_us(volume, peer) {
+            theirs.real_disk = theirs.real_disk.min(DiskState::Outdated);
+        }
         let old = self.view(volume, peer);
         self.consider_end_of_resync(volume, peer, word, old, &mut theirs);
         let old = self.view(volume, peer);

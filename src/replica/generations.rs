@@ -244,7 +244,7 @@ impl Resource {
                 return self.stand_alone(peer, &sentence);
             }
         }
-        if view.disk < DiskState::Inconsistent {
+        if view.disk < DiskState::Inconsistent && !self.is_old_to_us(volume, peer) {
             // Without a disk of our own the peer's generation is what applications see.
             self.volumes[volume].exposed = current;
         }
@@ -252,6 +252,16 @@ impl Resource {
         if skip && fresh && view.conn == ConnectionState::Connected && self.version(peer) >= 90 {
             self.adopt_skipped_sync(volume, peer, current);
         }
+    }
+
+    /// A diskless Primary's applications have seen one generation; the disk that its peer attaches is of another one.
+    pub(super) fn is_old_to_us(&self, volume: usize, peer: usize) -> bool {
+        let view = self.view(volume, peer);
+        let comes = view.pdsk < DiskState::Inconsistent || view.pdsk == DiskState::Outdated;
+        let exposed = self.volumes[volume].exposed;
+        let current = self.peers[peer].volumes[volume].uuids.as_ref().map(|uuids| uuids.current);
+        let is_other = !exposed.is_none() && current.is_some_and(|current| !exposed.same_as(current));
+        self.role == Role::Primary && view.disk < DiskState::Inconsistent && comes && is_other
     }
 
     fn adopt_skipped_sync(&mut self, volume: usize, peer: usize, current: crate::model::generation_id::GenerationId) {

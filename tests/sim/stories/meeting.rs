@@ -191,3 +191,34 @@ fn a_dry_run_of_a_connection_changes_nothing() {
         story.end();
     }
 }
+
+/// Applications have seen what only the Primary's failed disk has. The other disk is old, whatever is not said of it yet.
+#[test]
+fn an_old_disk_that_is_attached_at_the_peer_of_a_primary_without_one_serves_nobody() {
+    for seed in 320..326 {
+        let mut story = Story::with_a_laggard(Profile::plain(seed, 16), &[0]);
+        story.slow_down(0, 2 * SECOND);
+        story.world.start(1);
+        story.world.attach(1, 0);
+        story.until_disk(1, DiskState::UpToDate);
+        story.world.connect(1);
+        story.is_state(1, ConnectionState::WfSyncUuid);
+        story.command(0, Command::Detach { volume: 0, force: true });
+        story.run_for(100 * MILLISECOND);
+        story.expect(story.facts(1).disk == DiskState::Outdated, "it has been compared");
+        story.take_disk(1);
+        let id = story.write(0, 64, 8);
+        story.world.attach(1, 0);
+        let is_back = |world: &World| world.facts(1, 0).is_some_and(|facts| facts.disk == DiskState::Outdated);
+        story.until("back, or taken for good", |world| {
+            is_back(world) || world.facts(0, 0).is_some_and(|facts| facts.peer_disk == DiskState::UpToDate)
+        });
+        story.run_for(MILLISECOND);
+        story.expect(story.facts(0).peer_disk < DiskState::UpToDate && !story.acked(id), "it serves nobody");
+        story.until("device free", |world| world.nodes[0].disks[0].is_idle());
+        story.run_for(100 * MILLISECOND);
+        story.world.attach(0, 0);
+        story.until_in_sync();
+        story.end();
+    }
+}
