@@ -15,8 +15,7 @@ use shimai::model::units::{SECTOR_BYTES, Sector, SectorRange};
 use shimai::replica::Resource;
 use shimai::replica::action::{Action, DiskOperation};
 use shimai::replica::event::{Command, DeviceFacts, DiskError, Event, Request, RequestKind};
-use shimai::replica::settings::{OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
-use shimai::wire::packet::{AfterSplitBrain, ReplicationProtocol};
+use shimai::replica::settings::{PeerSettings, ResyncSettings, Settings, VolumeSettings};
 
 /// The disk's size: room for the metadata and some hundred blocks.
 const DISK_BYTES: usize = 1 << 20;
@@ -238,48 +237,21 @@ fn settings() -> Settings {
 
 fn volume() -> VolumeSettings {
     VolumeSettings {
-        number: VolumeNumber(0),
-        minor: 0,
-        device_name: "/dev/drbd0".to_owned(),
-        backing_device: None,
-        placement: Placement::Internal,
-        size_sectors: 0,
         al_extents: 67,
-        on_io_error: OnIoError::Detach,
-        disk_flushes: true,
-        md_flushes: true,
         resync: ResyncSettings {
             rate_kib: 250_000,
-            plan_ahead: 20,
-            delay_target: 10,
-            fill_target: 100,
             max_rate_kib: 1_000_000,
             min_rate_kib: 250_000,
+            ..ResyncSettings::DEFAULT
         },
+        ..VolumeSettings::with_defaults(VolumeNumber(0))
     }
 }
 
 fn peer() -> PeerSettings {
     PeerSettings {
-        name: "bob".to_owned(),
-        node_id: NodeId::new(1).expect("1 is a node id"),
-        address_is_lower: true,
-        protocol: ReplicationProtocol::C,
-        version_max: 101,
-        authentication: None,
-        integrity: None,
-        verify_alg: String::new(),
-        csums: None,
-        use_rle: true,
-        timeout: Duration::from_secs(6),
-        ko_count: 7,
-        ping_interval: Duration::from_secs(10),
-        ping_timeout: Duration::from_millis(500),
         connect_interval: Duration::from_millis(200),
-        epoch_writes_max: 2048,
-        buffers_max: 2048,
-        allow_two_primaries: false,
-        after_split_brain: [AfterSplitBrain::Disconnect; 3],
+        ..PeerSettings::with_defaults("bob", NodeId::new(1).expect("1 is a node id"))
     }
 }
 

@@ -17,12 +17,12 @@ use crate::io::interfaces;
 use crate::io::tcp::StreamOptions;
 use crate::metadata::layout::Placement;
 use crate::model::ids::VolumeNumber;
-use crate::replica::settings::{OnIoError, PEERS_MAX, PeerSettings, ResyncSettings, Settings, VolumeSettings};
+use crate::replica::settings::{
+    OnIoError, PEERS_MAX, PeerSettings, ResyncSettings, Settings, VERSION_MAX, VolumeSettings,
+};
 use crate::wire::auth::{DigestAlgorithm, HmacAlgorithm};
 use crate::wire::packet::{AfterSplitBrain, ReplicationProtocol};
 
-/// The newest version of the protocol that we speak.
-const VERSION_MAX: u32 = 101;
 /// `al-extents` cannot be more than the metadata's activity log has room for; the machine limits it further.
 const AL_EXTENTS_MAX: u32 = u16::MAX as u32;
 
@@ -192,14 +192,7 @@ fn resync_settings(resource: &Resource, number: VolumeNumber) -> ResyncSettings 
     let volumes = resource.peers.first().map_or(&[][..], |peer| &peer.volumes);
     match volumes.iter().find(|volume| volume.number == number) {
         Some(volume) => resync_from(&volume.options),
-        None => ResyncSettings {
-            rate_kib: 0,
-            plan_ahead: 0,
-            delay_target: 0,
-            fill_target: 0,
-            max_rate_kib: 0,
-            min_rate_kib: 0,
-        },
+        None => ResyncSettings::DEFAULT,
     }
 }
 
@@ -422,6 +415,19 @@ mod tests {
         let shared = spec.backing[1].as_ref().unwrap();
         assert_eq!((shared.metadata.clone(), shared.slot), (Some("/dev/vg/meta".into()), Some(2)));
         assert_eq!(spec.backing[0].as_ref().unwrap().slot, None);
+    }
+
+    #[test]
+    fn a_configuration_without_options_means_the_defaults() {
+        let settings = settings(&resource("", "", ""), [7; 32]).unwrap();
+        let expected = VolumeSettings {
+            minor: 3,
+            device_name: "/dev/drbd3".into(),
+            backing_device: Some("/dev/vg/data".into()),
+            ..VolumeSettings::with_defaults(VolumeNumber(0))
+        };
+        assert_eq!(settings.volumes[0], expected);
+        assert_eq!(settings.peers[0], PeerSettings::with_defaults("bravo", settings.peers[0].node_id));
     }
 
     #[test]

@@ -298,6 +298,18 @@ async fn the_end_does_not_wait_for_a_disk_that_does_not_answer() {
     assert_eq!(world.ask(Verb::Status, "data").await.code(), Some(158), "it has ended as it was asked to");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_down_that_meets_the_end_of_the_daemon_comes_to_its_own_end() {
+    for _ in 0..5 {
+        let world = World::new();
+        world.ok(Verb::Up, "data").await;
+        world.node.ending.send_replace(Ending::Begun);
+        let (down, ()) = tokio::join!(world.ok(Verb::Down, "data"), operate::stop_all(&world.node));
+        assert!(down.lines.iter().all(|line| !matches!(line, Response::Failed { .. })), "{down:?}");
+        assert_eq!(world.node.names(), Vec::<String>::new());
+    }
+}
+
 /// A pipe that nobody writes into: opening it takes until somebody does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looks_at_a_disk_that_does_not_answer_stop_nobody_else() {

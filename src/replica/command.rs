@@ -204,7 +204,7 @@ impl Resource {
         if view.conn < ConnectionState::Connected {
             return self.invalidate_alone(id, volume, peer, remote);
         }
-        let missing = super::state_request::lacks_disk_for(view, conn);
+        let missing = super::state_request::refusal_of_full_sync(view, conn);
         let judged = super::state::transition(view, wanted, self.rules(volume), Origin::Wish).err();
         if let Some(code) = missing.or(judged) {
             let (number, name) = (self.volumes[volume].settings.number, &self.peers[peer].settings.name);

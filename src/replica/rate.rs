@@ -107,20 +107,9 @@ impl Controller {
 mod tests {
     use super::*;
 
-    fn settings() -> ResyncSettings {
-        ResyncSettings {
-            rate_kib: 250,
-            plan_ahead: 20,
-            delay_target: 10,
-            fill_target: 100,
-            max_rate_kib: 102_400,
-            min_rate_kib: 250,
-        }
-    }
-
     #[test]
     fn with_an_immediate_peer_the_rate_grows_and_stays_under_the_ceiling() {
-        let mut controller = Controller::new(settings());
+        let mut controller = Controller::new(ResyncSettings::DEFAULT);
         let mut last = 0;
         for _ in 0..200 {
             last = controller.budget_sectors();
@@ -132,20 +121,20 @@ mod tests {
 
     #[test]
     fn other_settings_count_from_the_next_tick_and_what_is_on_its_way_is_not_forgotten() {
-        let mut controller = Controller::new(settings());
+        let mut controller = Controller::new(ResyncSettings::DEFAULT);
         controller.budget_sectors();
         controller.requested(500);
-        controller.adopt(ResyncSettings { plan_ahead: 300, max_rate_kib: 100, ..settings() });
+        controller.adopt(ResyncSettings { plan_ahead: 300, max_rate_kib: 100, ..ResyncSettings::DEFAULT });
         assert_eq!((controller.plan.len(), controller.in_flight), (300, 500));
         controller.arrived(500);
         assert_eq!(controller.budget_sectors(), 20, "100 KiB/s");
-        controller.adopt(ResyncSettings { plan_ahead: 0, rate_kib: 500, ..settings() });
+        controller.adopt(ResyncSettings { plan_ahead: 0, rate_kib: 500, ..ResyncSettings::DEFAULT });
         assert_eq!(controller.budget_sectors(), 100);
     }
 
     #[test]
     fn without_a_plan_the_rate_is_fixed() {
-        let mut controller = Controller::new(ResyncSettings { plan_ahead: 0, ..settings() });
+        let mut controller = Controller::new(ResyncSettings { plan_ahead: 0, ..ResyncSettings::DEFAULT });
         assert_eq!(controller.budget_sectors(), 50);
         assert_eq!(controller.budget_sectors(), 50);
     }

@@ -11,6 +11,9 @@ use crate::wire::packet::{AfterSplitBrain, ReplicationProtocol};
 /// rules of several peers can come without changing their shape.
 pub const PEERS_MAX: usize = 1;
 
+/// The newest protocol version that is spoken.
+pub const VERSION_MAX: u32 = 101;
+
 /// A resource.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -57,6 +60,26 @@ pub struct VolumeSettings {
     pub resync: ResyncSettings,
 }
 
+impl VolumeSettings {
+    /// A volume whose configuration sets no option: internal metadata, minor and device of the volume's number, no disk.
+    #[must_use]
+    pub fn with_defaults(number: VolumeNumber) -> Self {
+        Self {
+            number,
+            minor: number.0.into(),
+            device_name: format!("/dev/drbd{number}"),
+            backing_device: None,
+            placement: Placement::Internal,
+            size_sectors: 0,
+            al_extents: 1237,
+            on_io_error: OnIoError::Detach,
+            disk_flushes: true,
+            md_flushes: true,
+            resync: ResyncSettings::DEFAULT,
+        }
+    }
+}
+
 /// The resync controller's options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResyncSettings {
@@ -72,6 +95,18 @@ pub struct ResyncSettings {
     pub max_rate_kib: u32,
     /// `c-min-rate`, KiB/s; 0: off.
     pub min_rate_kib: u32,
+}
+
+impl ResyncSettings {
+    /// What they are where the configuration sets none.
+    pub const DEFAULT: Self = Self {
+        rate_kib: 250,
+        plan_ahead: 20,
+        delay_target: 10,
+        fill_target: 100,
+        max_rate_kib: 102_400,
+        min_rate_kib: 250,
+    };
 }
 
 /// What to do when the local disk fails.
@@ -124,4 +159,32 @@ pub struct PeerSettings {
     pub allow_two_primaries: bool,
     /// `after-sb-0pri`, `-1pri`, `-2pri`: sent to the peer and compared with its own.
     pub after_split_brain: [AfterSplitBrain; 3],
+}
+
+impl PeerSettings {
+    /// A connection whose configuration sets no option, to a peer whose address sorts after ours.
+    #[must_use]
+    pub fn with_defaults(name: &str, node_id: NodeId) -> Self {
+        Self {
+            name: name.to_owned(),
+            node_id,
+            address_is_lower: true,
+            protocol: ReplicationProtocol::C,
+            version_max: VERSION_MAX,
+            authentication: None,
+            integrity: None,
+            verify_alg: String::new(),
+            csums: None,
+            use_rle: true,
+            timeout: Duration::from_secs(6),
+            ko_count: 7,
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_millis(500),
+            connect_interval: Duration::from_secs(10),
+            epoch_writes_max: 2048,
+            buffers_max: 2048,
+            allow_two_primaries: false,
+            after_split_brain: [AfterSplitBrain::Disconnect; 3],
+        }
+    }
 }

@@ -194,7 +194,7 @@ impl Resource {
             self.note_leaving(peer);
             return 1;
         }
-        if let Some(refusal) = lacks_disk_for(old, new.conn) {
+        if let Some(refusal) = refusal_of_full_sync(old, new.conn) {
             return refusal.number();
         }
         // Our openers are no reason against a change of the peer's.
@@ -225,7 +225,7 @@ impl Resource {
     /// Every bit is set on both sides by itself; no bitmaps are exchanged.
     fn start_full_sync(&mut self, volume: usize, peer: usize, conn: ConnectionState) -> Result<(), StateRefusal> {
         let view = self.view(volume, peer);
-        if let Some(refusal) = lacks_disk_for(view, conn) {
+        if let Some(refusal) = refusal_of_full_sync(view, conn) {
             // It went while the peer was asked; the peer has heard of it, or will.
             return Err(refusal);
         }
@@ -289,7 +289,7 @@ impl Resource {
 
 /// Why a full sync cannot begin: a disk that is still being attached is none, and a source that is not good itself would
 /// replace data by worse. (The rules would quietly stay Connected, or take the source for good.)
-pub(super) fn lacks_disk_for(view: View, conn: ConnectionState) -> Option<StateRefusal> {
+pub(super) fn refusal_of_full_sync(view: View, conn: ConnectionState) -> Option<StateRefusal> {
     let source = match conn {
         ConnectionState::StartingSyncS => view.disk,
         ConnectionState::StartingSyncT => view.pdsk,
@@ -358,7 +358,7 @@ mod tests {
             (StartingSyncS, UpToDate, Diskless, Some(StateRefusal::NoRemoteDisk)),
             (ConnectionState::Connected, Diskless, Diskless, None),
         ] {
-            assert_eq!(lacks_disk_for(view(disk, pdsk), conn), expected, "{conn} {disk} {pdsk}");
+            assert_eq!(refusal_of_full_sync(view(disk, pdsk), conn), expected, "{conn} {disk} {pdsk}");
         }
     }
 }

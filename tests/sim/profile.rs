@@ -8,7 +8,7 @@ use shimai::metadata::layout::{Format, Layout, Placement, Striping};
 use shimai::model::ids::{NodeId, VolumeNumber};
 use shimai::replica::settings::{OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
 use shimai::wire::auth::{DigestAlgorithm, HmacAlgorithm};
-use shimai::wire::packet::{AfterSplitBrain, ReplicationProtocol};
+use shimai::wire::packet::ReplicationProtocol;
 
 use crate::network::Wire;
 use crate::rng::{Rng, mix};
@@ -446,16 +446,11 @@ fn draw_wire(device_bytes: u64, rng: &mut Rng) -> Wire {
 
 fn draw_peer(several_volumes: bool, rng: &mut Rng) -> PeerSettings {
     PeerSettings {
-        name: String::new(),
-        node_id: NodeId::new(0).expect("0 is a node id"),
-        address_is_lower: true,
-        protocol: ReplicationProtocol::C,
         // Older versions know one volume; before 95 both ends of an empty resync finish by
         // themselves, and before 91 an interrupted resync may end in a refusal.
         version_max: if several_volumes { 101 } else { *rng.pick(&[101, 101, 101, 101, 100, 96, 95, 95]) },
         authentication: HmacAlgorithm::from_name("sha1").filter(|_| rng.chance(200)).map(|it| (it, b"secret".to_vec())),
         integrity: DigestAlgorithm::from_name("crc32c").filter(|_| rng.chance(150)),
-        verify_alg: String::new(),
         csums: DigestAlgorithm::from_name("crc32c").filter(|_| rng.chance(150)),
         use_rle: rng.coin(),
         timeout: Duration::from_nanos(rng.spread(500 * MILLISECOND, 3 * SECOND)),
@@ -465,24 +460,16 @@ fn draw_peer(several_volumes: bool, rng: &mut Rng) -> PeerSettings {
         connect_interval: Duration::from_nanos(rng.spread(500 * MILLISECOND, 3 * SECOND)),
         epoch_writes_max: *rng.pick(&[2048, 2048, 20, 3]),
         buffers_max: *rng.pick(&[2048, 8000, 256]),
-        allow_two_primaries: false,
-        after_split_brain: [AfterSplitBrain::Disconnect; 3],
+        ..PeerSettings::with_defaults("", NodeId::new(0).expect("0 is a node id"))
     }
 }
 
 fn draw_volume(large: bool, rng: &mut Rng) -> VolumeSettings {
     VolumeSettings {
-        number: VolumeNumber(0),
-        minor: 0,
-        device_name: String::new(),
-        backing_device: None,
-        placement: Placement::Internal,
-        size_sectors: 0,
         al_extents: if large { 67 } else { *rng.pick(&[67, 257, 1237]) },
         on_io_error: if rng.chance(300) { OnIoError::PassOn } else { OnIoError::Detach },
-        disk_flushes: true,
-        md_flushes: true,
         resync: draw_pace(rng),
+        ..VolumeSettings::with_defaults(VolumeNumber(0))
     }
 }
 

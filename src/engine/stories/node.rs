@@ -15,8 +15,7 @@ use crate::metadata::layout::{Format, Placement};
 use crate::model::ids::{NodeId, VolumeNumber};
 use crate::replica::event::Command;
 use crate::replica::refusal::Refusal;
-use crate::replica::settings::{OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
-use crate::wire::packet::{AfterSplitBrain, ReplicationProtocol};
+use crate::replica::settings::{PeerSettings, ResyncSettings, Settings, VolumeSettings};
 
 const DISK_BYTES: u64 = 16 << 20;
 
@@ -127,7 +126,7 @@ fn spec(directory: &tempfile::TempDir, number: u8, addresses: [SocketAddr; 2]) -
             node_name: name(number),
             node_id: node_id(number),
             volumes: vec![volume(&data)],
-            peers: vec![peer_settings(name(1 - number), node_id(1 - number), mine < peer)],
+            peers: vec![peer_settings(&name(1 - number), node_id(1 - number), mine < peer)],
             suspend_without_data: false,
             seed: [number; 32],
         },
@@ -141,47 +140,21 @@ fn spec(directory: &tempfile::TempDir, number: u8, addresses: [SocketAddr; 2]) -
 
 fn volume(data: &std::path::Path) -> VolumeSettings {
     VolumeSettings {
-        number: VolumeNumber(0),
-        minor: 0,
-        device_name: "/dev/drbd0".to_owned(),
         backing_device: Some(data.display().to_string()),
-        placement: Placement::Internal,
-        size_sectors: 0,
-        al_extents: 1237,
-        on_io_error: OnIoError::Detach,
-        disk_flushes: true,
-        md_flushes: true,
         resync: ResyncSettings {
             rate_kib: 250_000,
-            plan_ahead: 20,
-            delay_target: 10,
-            fill_target: 100,
             max_rate_kib: 1_000_000,
             min_rate_kib: 250_000,
+            ..ResyncSettings::DEFAULT
         },
+        ..VolumeSettings::with_defaults(VolumeNumber(0))
     }
 }
 
-fn peer_settings(name: String, node_id: NodeId, address_is_lower: bool) -> PeerSettings {
+fn peer_settings(name: &str, node_id: NodeId, address_is_lower: bool) -> PeerSettings {
     PeerSettings {
-        name,
-        node_id,
         address_is_lower,
-        protocol: ReplicationProtocol::C,
-        version_max: 101,
-        authentication: None,
-        integrity: None,
-        verify_alg: String::new(),
-        csums: None,
-        use_rle: true,
-        timeout: Duration::from_secs(6),
-        ko_count: 7,
-        ping_interval: Duration::from_secs(10),
-        ping_timeout: Duration::from_millis(500),
         connect_interval: Duration::from_millis(200),
-        epoch_writes_max: 2048,
-        buffers_max: 2048,
-        allow_two_primaries: false,
-        after_split_brain: [AfterSplitBrain::Disconnect; 3],
+        ..PeerSettings::with_defaults(name, node_id)
     }
 }

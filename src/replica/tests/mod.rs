@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use super::Resource;
 use super::action::{Action, Area, DiskOperation};
 use super::event::{Command, DeviceFacts, Event, Request, RequestKind};
-use super::settings::{OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
+use super::settings::{PeerSettings, ResyncSettings, Settings, VolumeSettings};
 use super::state::View;
 use crate::bitmap::Bitmap;
 use crate::metadata::activity_record::initialised_block;
@@ -34,8 +34,7 @@ use crate::wire::bitmap_rle::BitSource;
 use crate::wire::bitmap_transfer::{BitmapSender, WordSource};
 use crate::wire::framing::{Features, PacketReader, Stream};
 use crate::wire::packet::{
-    AfterSplitBrain, BlockAck, BlockId, ConnectionFeatures, Packet, Protocol, ReplicationProtocol, Sizes, SyncParam,
-    UuidFlags, Uuids,
+    AfterSplitBrain, BlockAck, BlockId, ConnectionFeatures, Packet, Protocol, Sizes, SyncParam, UuidFlags, Uuids,
 };
 
 const DEVICE_BYTES: usize = 4 << 20;
@@ -49,45 +48,20 @@ fn settings() -> Settings {
     let resync = ResyncSettings {
         rate_kib: 10_000,
         plan_ahead: 0,
-        delay_target: 10,
-        fill_target: 100,
         max_rate_kib: 100_000,
         min_rate_kib: 0,
+        ..ResyncSettings::DEFAULT
     };
-    let volume = VolumeSettings {
-        number: VolumeNumber(0),
-        minor: 0,
-        device_name: "/dev/shimai0".into(),
-        backing_device: None,
-        placement: Placement::Internal,
-        size_sectors: 0,
-        al_extents: 67,
-        on_io_error: OnIoError::Detach,
-        disk_flushes: true,
-        md_flushes: true,
-        resync,
-    };
+    let volume = VolumeSettings { al_extents: 67, resync, ..VolumeSettings::with_defaults(VolumeNumber(0)) };
     let patience = Duration::from_secs(1000);
     let peer = PeerSettings {
-        name: "bob".into(),
-        node_id: NodeId::new(1).expect("a node id"),
-        address_is_lower: true,
-        protocol: ReplicationProtocol::C,
-        version_max: VERSION,
-        authentication: None,
-        integrity: None,
-        verify_alg: String::new(),
-        csums: None,
         use_rle: false,
         timeout: patience,
         ko_count: 0,
         ping_interval: patience,
         ping_timeout: patience,
         connect_interval: patience,
-        epoch_writes_max: 2048,
-        buffers_max: 2048,
-        allow_two_primaries: false,
-        after_split_brain: [AfterSplitBrain::Disconnect; 3],
+        ..PeerSettings::with_defaults("bob", NodeId::new(1).expect("a node id"))
     };
     Settings {
         name: "data".into(),

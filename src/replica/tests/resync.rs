@@ -93,6 +93,33 @@ fn a_target_that_is_done_is_heard_out() {
     }
 }
 
+/// At once, and to a peer that is there; the own resync goes on at that pace too, whatever the peer had told.
+#[test]
+fn a_pace_that_an_operator_changes_is_told_to_the_peer_and_counts() {
+    let mut scene = Scene::begin();
+    let told = |rate_kib| SyncParam { resync_rate: rate_kib, ..SyncParam::default() };
+    let adjust = |scene: &mut Scene, rate_kib| {
+        scene.settings.volumes[0].resync.rate_kib = rate_kib;
+        scene.said.clear();
+        let (peers, volumes) = (scene.settings.peers.clone(), scene.settings.volumes.clone());
+        scene.order(Command::Adjust { peers, volumes });
+        scene.heard_all(parameters_of).iter().map(|it| it.resync_rate).collect::<Vec<_>>()
+    };
+    assert_eq!(adjust(&mut scene, 20_000), Vec::<u32>::new(), "there is nobody to tell");
+    let blocks: Vec<u64> = (0..BLOCKS_PER_RANGE * 8).collect();
+    scene.become_target(&blocks);
+    assert_eq!(scene.heard(parameters_of).resync_rate, 20_000);
+    scene.say(Stream::Data, &Packet::SyncParam(told(1280)));
+    scene.say(Stream::Data, &Packet::SyncUuid(NAME));
+    assert_eq!(scene.machine.resync_settings(0, 0).rate_kib, 1280, "the peer told last");
+    assert_eq!(scene.heard_all(asked_of).len(), 1, "a tenth of a second's worth");
+
+    assert_eq!(adjust(&mut scene, 20_000), Vec::<u32>::new(), "nothing has changed");
+    assert_eq!(adjust(&mut scene, 40_000), [40_000]);
+    scene.pass(Duration::from_millis(100));
+    assert_eq!(scene.heard_all(asked_of).len(), 7, "all the rest");
+}
+
 #[test]
 fn late_words_to_a_target_whose_disk_went_are_overlooked() {
     for is_back in [false, true] {

@@ -4,12 +4,12 @@ use shimai::model::state::{ConnectionState, DiskState, Role};
 use shimai::replica::event::{Command, Event};
 
 use super::Story;
-use crate::profile::{MILLISECOND, SECOND};
+use crate::profile::{MILLISECOND, Profile, SECOND};
 
 #[test]
 fn first_sync() {
     let mut story = Story::begin(11, 6, false);
-    story.until("connected", |world| world.facts(0, 0).is_some_and(|facts| facts.is_connected()));
+    story.until_connected(0);
     story.promote(0, true);
     let id = story.write(0, 100, 16);
     story.until_answered();
@@ -20,9 +20,7 @@ fn first_sync() {
 #[test]
 fn writes_reach_both_disks() {
     for seed in 0..10 {
-        let mut story = Story::begin(seed, 16, true);
-        story.until_in_sync();
-        story.promote(0, false);
+        let mut story = Story::serving(Profile::calm(seed, 16, true));
         for index in 0..40 {
             story.write(0, index % 7 * 5, 16);
         }
@@ -35,13 +33,11 @@ fn writes_reach_both_disks() {
 #[test]
 fn write_crash_failover() {
     for seed in 20..30 {
-        let mut story = Story::begin(seed, 16, true);
-        story.until_in_sync();
-        story.promote(0, false);
+        let mut story = Story::serving(Profile::calm(seed, 16, true));
         let ids: Vec<u64> = (0..20).map(|index| story.write(0, index * 3, 8)).collect();
         story.until_answered();
         story.lose_power(0);
-        story.until("the loss noticed", |world| world.facts(1, 0).is_some_and(|facts| !facts.is_connected()));
+        story.until_parted(1);
         story.promote(1, false);
         story.world.read(1, 0, (0, 64));
         story.write(1, 4, 8);
@@ -55,13 +51,11 @@ fn write_crash_failover() {
 #[test]
 fn a_secondary_that_was_away_gets_what_it_missed() {
     for seed in 30..36 {
-        let mut story = Story::begin(seed, 32, true);
-        story.until_in_sync();
-        story.promote(0, false);
+        let mut story = Story::serving(Profile::calm(seed, 32, true));
         story.write(0, 0, 8);
         story.until_answered();
         story.lose_power(1);
-        story.until("the loss noticed", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
+        story.until_parted(0);
         for index in 0..10 {
             story.write(0, index * 2000, 24);
         }
@@ -74,9 +68,7 @@ fn a_secondary_that_was_away_gets_what_it_missed() {
 #[test]
 fn split_brain_ends_standalone() {
     for seed in 40..46 {
-        let mut story = Story::begin(seed, 16, true);
-        story.until_in_sync();
-        story.promote(0, false);
+        let mut story = Story::serving(Profile::calm(seed, 16, true));
         story.world.network.blocked = [true; 2];
         story.write(0, 0, 8);
         story.until("noticed", |world| {
@@ -99,7 +91,7 @@ fn split_brain_ends_standalone() {
 #[test]
 fn a_disk_that_was_never_whole_cannot_be_outdated() {
     let mut story = Story::begin(91, 6, false);
-    story.until("connected", |world| world.facts(0, 0).is_some_and(|facts| facts.is_connected()));
+    story.until_connected(0);
     story.world.command(0, Command::Outdate { volume: 0 });
     story.run_for(5 * SECOND);
     let disks = [0, 1].map(|node| story.world.facts(node, 0).map(|facts| facts.disk));

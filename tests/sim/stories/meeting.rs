@@ -12,9 +12,7 @@ use crate::world::World;
 #[test]
 fn a_target_that_comes_and_goes_before_a_slow_source_is_ready_is_still_related() {
     for seed in 60..63 {
-        let mut story = Story::begin(seed, 16, true);
-        story.until_in_sync();
-        story.promote(0, false);
+        let mut story = Story::serving(Profile::calm(seed, 16, true));
         story.write(0, 0, 8);
         story.until_answered();
         let detached = |world: &World| {
@@ -45,13 +43,7 @@ fn a_target_that_comes_and_goes_before_a_slow_source_is_ready_is_still_related()
 #[test]
 fn an_old_disk_that_meets_a_node_without_one_stays_old() {
     for seed in 64..67 {
-        let mut story = Story::begin(seed, 16, true);
-        story.until_in_sync();
-        story.promote(0, false);
-        story.lose_power(1);
-        story.until("the loss noticed", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
-        story.write(0, 0, 8);
-        story.until_answered();
+        let mut story = Story::with_a_laggard(Profile::calm(seed, 16, true), &[0]);
         story.world.nodes[0].stalled_until = story.world.now + 3 * SECOND;
         story.start(1);
         story.is_state(1, ConnectionState::WfSyncUuid);
@@ -60,7 +52,7 @@ fn an_old_disk_that_meets_a_node_without_one_stays_old() {
         story.run_for(2 * SECOND);
         let facts = story.world.facts(1, 0).expect("it runs");
         assert!(facts.disk < DiskState::UpToDate, "{}", facts.short());
-        story.until("device free", |world| world.nodes[0].disks[0].is_idle());
+        story.until_device_free(0);
         story.run_for(100 * MILLISECOND);
         story.world.attach(0, 0);
         story.until("back", |world| world.facts(0, 0).is_some_and(|facts| facts.disk == DiskState::UpToDate));
@@ -72,16 +64,10 @@ fn an_old_disk_that_meets_a_node_without_one_stays_old() {
 #[test]
 fn disks_that_come_during_the_handshake_are_compared() {
     for seed in 70..76 {
-        let mut story = Story::begin(seed, 16, true);
-        story.until_in_sync();
-        story.promote(0, false);
-        story.lose_power(1);
-        story.until("the loss noticed", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
-        story.write(0, 0, 8);
-        story.until_answered();
+        let mut story = Story::with_a_laggard(Profile::calm(seed, 16, true), &[0]);
         story.lose_power(0);
         for node in 0..2 {
-            story.until("device free", |world| world.nodes[node].disks[0].is_idle());
+            story.until_device_free(node);
             story.world.start(node);
             story.world.connect(node);
         }
@@ -135,7 +121,7 @@ fn a_split_brain_is_judged_by_the_numbers_that_were_told() {
         story.until_answered();
         story.world.close_volume(0);
         story.command(1, Command::Secondary);
-        story.until("demoted", |world| world.operator.is_answered());
+        story.until_obeyed();
         story.world.open(0, 0);
         story.world.network.blocked = [false; 2];
         let told = story.world.tap.sent(0, packet::Command::Uuids);
@@ -162,7 +148,7 @@ fn a_dry_run_of_a_connection_changes_nothing() {
     for seed in 310..314 {
         let mut story = Story::with_a_laggard(Profile::plain(seed, 16), &[0, 64]);
         story.world.start(1);
-        story.until("device free", |world| world.nodes[1].is_idle(&world.profile, 0));
+        story.until_device_free(1);
         story.world.attach(1, 0);
         story.until_disk(1, DiskState::UpToDate);
         story.run_for(3 * SECOND);
@@ -215,7 +201,7 @@ fn an_old_disk_that_is_attached_at_the_peer_of_a_primary_without_one_serves_nobo
         });
         story.run_for(MILLISECOND);
         story.expect(story.facts(0).peer_disk < DiskState::UpToDate && !story.acked(id), "it serves nobody");
-        story.until("device free", |world| world.nodes[0].disks[0].is_idle());
+        story.until_device_free(0);
         story.run_for(100 * MILLISECOND);
         story.world.attach(0, 0);
         story.until_in_sync();

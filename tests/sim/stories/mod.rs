@@ -65,7 +65,7 @@ impl Story {
         self.world.connect(node);
     }
 
-    /// Runs until it is so; a law broken or a minute without it ends the story.
+    /// Runs until it is so; a law broken or two minutes without it end the story.
     fn until(&mut self, what: &str, is_so: impl Fn(&World) -> bool) {
         let deadline = self.world.now + 120 * SECOND;
         while !is_so(&self.world) {
@@ -121,8 +121,22 @@ impl Story {
 
     fn start(&mut self, node: usize) {
         self.world.start(node);
-        self.until("device free", |world| world.nodes[node].is_idle(&world.profile, 0));
+        self.until_device_free(node);
         self.bring_up(node);
+    }
+
+    /// Nothing that the node began on its disk is under way any more.
+    fn until_device_free(&mut self, node: usize) {
+        self.until("device free", |world| world.nodes[node].is_idle(&world.profile, 0));
+    }
+
+    /// The operator's commands are answered.
+    fn until_obeyed(&mut self) {
+        self.until("answered", |world| world.operator.is_answered());
+    }
+
+    fn until_connected(&mut self, node: usize) {
+        self.until("connected", |world| world.facts(node, 0).is_some_and(|facts| facts.is_connected()));
     }
 
     fn is_state(&mut self, node: usize, connection: ConnectionState) {

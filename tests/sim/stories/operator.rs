@@ -23,7 +23,7 @@ fn a_bitmap_that_is_cleared_by_an_operator_keeps_the_writes_under_way() {
         story.write(0, 16, 8);
         story.speed_up(0);
         story.command(0, Command::NewCurrentUuid { volume: 0, clear_bitmap: true });
-        story.until("answered", |world| world.operator.is_answered());
+        story.until_obeyed();
         story.expect(!story.world.client.outstanding.is_empty(), "the write is under way");
         story.expect(story.facts(0).dirty == Some(1) && story.is_dirty(0, 2), "only its block counts");
         story.until_answered();
@@ -72,19 +72,19 @@ fn an_invalidation_that_was_answered_is_complete_whatever_comes() {
             story.world.operator.disconnected(1, 0);
             story.command(1, Command::Disconnect { force: false });
             story.is_state(1, ConnectionState::StandAlone);
-            story.until("answered", |world| world.operator.is_answered());
+            story.until_obeyed();
         }
         story.world.oracle.copies[0][1].given_up = true;
         story.world.watch.full_sync_was_due[0] = true;
         story.slow_down(1, SECOND);
         story.command(1, Command::Invalidate { volume: 0 });
-        story.until("answered", |world| world.operator.is_answered());
+        story.until_obeyed();
         (0..2).for_each(|node| story.lose_power(node));
         story.speed_up(1);
         story.world.start(1);
-        story.until("device free", |world| world.nodes[1].is_idle(&world.profile, 0));
+        story.until_device_free(1);
         story.world.attach(1, 0);
-        story.until("attached", |world| world.operator.is_answered());
+        story.until_obeyed();
         let facts = story.facts(1);
         story.expect(facts.disk == DiskState::Inconsistent, "it stays invalid");
         story.expect(facts.dirty == Some(facts.device_sectors.div_ceil(8)), "all of it");

@@ -37,11 +37,9 @@ fn resync_interrupted_resumes() {
 #[test]
 fn a_write_of_a_resync_that_was_never_named_stays_off_the_disk() {
     for seed in 60..66 {
-        let mut story = Story::begin(seed, 16, true);
-        story.until_in_sync();
-        story.promote(0, false);
+        let mut story = Story::serving(Profile::calm(seed, 16, true));
         story.lose_power(1);
-        story.until("the loss noticed", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
+        story.until_parted(0);
         (0..5).for_each(|index| {
             story.write(0, index * 64, 8);
         });
@@ -68,7 +66,7 @@ fn a_resync_keeps_the_pace_that_the_peer_told() {
         profile.own_pace(1 - slow_node, ResyncSettings { rate_kib: 200_000, plan_ahead: 0, ..PACE });
         profile.own_pace(slow_node, ResyncSettings { rate_kib: 300, plan_ahead: 0, ..PACE });
         let mut story = Story::begin_with(profile);
-        story.until("connected", |world| world.facts(0, 0).is_some_and(|facts| facts.is_connected()));
+        story.until_connected(0);
         story.promote(0, true);
         let since = story.world.now;
         story.until_in_sync();

@@ -11,9 +11,7 @@ use crate::world::World;
 #[test]
 fn an_epoch_of_a_disk_that_is_being_detached_is_flushed_before_it_is_confirmed() {
     for seed in 70..90 {
-        let mut story = Story::begin(seed, 16, true);
-        story.until_in_sync();
-        story.promote(0, false);
+        let mut story = Story::serving(Profile::calm(seed, 16, true));
         story.write(0, 100, 8);
         story.until_answered();
         let now = story.world.now;
@@ -25,7 +23,7 @@ fn an_epoch_of_a_disk_that_is_being_detached_is_flushed_before_it_is_confirmed()
         story.until_answered();
         story.until("the epoch is confirmed", |world| world.facts(0, 0).is_some_and(|facts| facts.pinned == 0));
         story.lose_power(1);
-        story.until("the loss noticed", |world| world.facts(0, 0).is_some_and(|facts| !facts.is_connected()));
+        story.until_parted(0);
         story.start(1);
         story.end();
     }
@@ -36,9 +34,7 @@ fn an_epoch_of_a_disk_that_is_being_detached_is_flushed_before_it_is_confirmed()
 fn a_secondary_with_a_slow_disk_stops_reading_and_goes_on() {
     let mut stopped = 0;
     for seed in 100..110 {
-        let mut story = Story::begin(seed, 64, true);
-        story.until_in_sync();
-        story.promote(0, false);
+        let mut story = Story::serving(Profile::calm(seed, 64, true));
         let now = story.world.now;
         story.world.nodes[1].stalled_until = now + 900 * MILLISECOND;
         for index in 0..2500 {
@@ -61,13 +57,11 @@ fn a_secondary_with_a_slow_disk_stops_reading_and_goes_on() {
 #[test]
 fn a_peer_that_does_not_answer_a_read_is_knocked_out() {
     for seed in 110..114 {
-        let mut story = Story::begin(seed, 6, true);
-        story.until_in_sync();
-        story.promote(0, false);
+        let mut story = Story::serving(Profile::calm(seed, 6, true));
         story.write(0, 0, 16);
         story.until_answered();
         story.world.command(0, Command::Detach { volume: 0, force: false });
-        story.until("no disk", |world| world.facts(0, 0).is_some_and(|facts| facts.disk == DiskState::Diskless));
+        story.until_disk(0, DiskState::Diskless);
         let stalled_until = story.world.now + 60 * SECOND;
         story.world.nodes[1].stalled_until = stalled_until;
         story.world.read(0, 0, (0, 8));
