@@ -89,3 +89,25 @@ fn an_invalidated_disk_is_synced_whole_after_a_power_loss_too() {
         assert_eq!((scene.state().disk, scene.bits().len() as u64), (DiskState::Inconsistent, blocks));
     }
 }
+
+/// On its way down a Primary demotes itself. That this is done is no answer to those who wait for the end.
+#[test]
+fn a_primary_that_goes_down_says_so_when_its_disk_is_closed() {
+    let mut scene = Scene::begin();
+    scene.promote();
+    scene.write(3, 1);
+    scene.holds_back = |_| true;
+    let ids = [CommandId::OF_THE_LOOP, CommandId::OF_THE_MACHINE];
+    scene.event(Event::Command { id: ids[0], command: Command::Down });
+    let mut has_waited = false;
+    while !scene.held_back.is_empty() {
+        let answered = ids.map(|id| scene.answers.contains_key(&id.0));
+        assert!(!answered[0], "it is {} and {}", scene.machine.role(), scene.state().disk);
+        has_waited |= answered[1];
+        let (ticket, operation) = scene.held_back.remove(0);
+        let event = scene.end(ticket, &operation);
+        scene.event(event);
+    }
+    assert!(has_waited, "it was demoted before its disk was closed");
+    assert_eq!((scene.answers.get(&ids[0].0), scene.state().disk), (Some(&true), DiskState::Diskless));
+}
