@@ -98,24 +98,28 @@ fn have_one_size(story: &Story) {
     }
 }
 
+fn agree_on_one_size(mut story: Story, born_in_sync: bool) {
+    story.until("connected", are_connected);
+    if !born_in_sync {
+        story.until_disk(0, DiskState::Inconsistent);
+        story.promote(0, true);
+    }
+    story.until_in_sync();
+    if born_in_sync {
+        story.promote(0, false);
+    }
+    have_one_size(&story);
+    story.write(0, 16, 8);
+    story.end();
+}
+
 #[test]
 fn a_larger_disk_that_is_attached_while_the_peer_connects_gets_the_size_of_the_device() {
     for (operation, born_in_sync) in (1..5).flat_map(|operation| [(operation, false), (operation, true)]) {
         let profile = with_an_odd_disk(280 + operation, born_in_sync, 0, 24 << 20);
         let mut story = attach_while_they_meet(profile, 0, operation);
-        story.until("connected", are_connected);
-        if born_in_sync {
-            story.world.watch.full_sync_was_due[0] = true;
-            story.until_in_sync();
-            story.promote(0, false);
-        } else {
-            story.until_disk(0, DiskState::Inconsistent);
-            story.promote(0, true);
-            story.until_in_sync();
-        }
-        have_one_size(&story);
-        story.write(0, 16, 8);
-        story.end();
+        story.world.watch.full_sync_was_due[0] |= born_in_sync;
+        agree_on_one_size(story, born_in_sync);
     }
 }
 
@@ -133,12 +137,7 @@ fn a_smaller_disk_that_is_attached_while_the_peer_connects_is_refused_or_makes_t
             story.until_disk(0, DiskState::Inconsistent);
             story.world.connect(0);
         }
-        story.until("connected", are_connected);
-        story.promote(0, true);
-        story.until_in_sync();
-        have_one_size(&story);
-        story.write(0, 16, 8);
-        story.end();
+        agree_on_one_size(story, false);
     }
 }
 
