@@ -11,6 +11,7 @@ mod demo;
 mod drbdmeta;
 mod endurance;
 mod failing_disks;
+#[path = "../harness/mod.rs"]
 mod harness;
 mod hostile;
 mod huge;

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask test [STEP...]   everything that must hold before a change goes in, or only the named steps
        cargo xtask full [NAME...]   the long runs: more seeds, more rounds, licences, fuzzing
+       cargo xtask interop          pairs of ours and the kernel's DRBD
        cargo xtask bench [NAME...]  the benchmarks, and what other servers need for the same
        cargo xtask steps            the names of all steps";
 
@@ -36,6 +37,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         [command, names @ ..] if command == "test" => run::run("test", steps::TEST, names, AfterFailure::Stop),
         [command, names @ ..] if command == "full" => run::run("full", steps::FULL, names, AfterFailure::GoOn),
         [command, names @ ..] if command == "bench" => run::run("bench", steps::BENCH, names, AfterFailure::GoOn),
+        [command] if command == "interop" => run::run("interop", steps::INTEROP_ONLY, &[], AfterFailure::Stop),
         [command] if command == "steps" => {
             steps::print();
             Ok(())

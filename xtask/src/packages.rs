@@ -20,7 +20,19 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("postgresql-15", &["/usr/lib/postgresql/15/bin/postgres"]),
     ("postgresql-contrib", &["/usr/share/postgresql/15/extension/amcheck.control"]),
     ("fuse3", &["/usr/bin/fusermount3"]),
+    ("qemu-system-x86", &["/usr/bin/qemu-system-x86_64"]),
+    ("busybox-static", &["/usr/bin/busybox", "/bin/busybox"]),
+    ("kmod", &["/usr/sbin/modprobe", "/sbin/modprobe"]),
+    ("cpio", &["/usr/bin/cpio", "/bin/cpio"]),
+    ("nbd-client", &["/usr/sbin/nbd-client", "/sbin/nbd-client"]),
 ];
+
+/// Names the kernel of the day, which has DRBD as a module.
+const KERNEL: &str = "linux-image-amd64";
+
+/// Where the kernel of the emulated machine is unpacked. It is not installed: nothing here boots from it, and what an
+/// installation does to the machine's own way of booting is nobody's wish.
+const KERNEL_FOLDER: &str = "target/kernel";
 
 /// From Debian 13 on `nbdfuse` is not in `libnbd-bin` any more.
 const NBDFUSE: (&str, &[&str]) = ("nbdfuse", &["/usr/bin/nbdfuse"]);
@@ -57,6 +69,30 @@ pub(crate) fn install() -> Result<()> {
         [] => println!("all {} packages are there", PACKAGES.len() + 1),
         installed => println!("installed: {}", installed.join(" ")),
     }
+    unpack_kernel()
+}
+
+/// Makes sure of a kernel for the emulated machine.
+fn unpack_kernel() -> Result<()> {
+    let folder = Path::new(KERNEL_FOLDER);
+    let is_there = fs::read_dir(folder.join("boot")).is_ok_and(|mut entries| entries.next().is_some());
+    if is_there {
+        return Ok(());
+    }
+    let listed = Command::new("apt-cache").args(["depends", "--important", KERNEL]).output().context("apt-cache")?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let name = listed.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
+    let name =
+        name.with_context(|| format!("{KERNEL} is unknown; is this Debian, and has `apt-get update` been run?"))?;
+    let partial = folder.with_extension("partial");
+    let _ = fs::remove_dir_all(&partial);
+    fs::create_dir_all(&partial)?;
+    run(Command::new("apt-get").args(["download", "-q", name]).current_dir(&partial))?;
+    let found = fs::read_dir(&partial)?.next().context("apt-get has left no package")??.path();
+    run(Command::new("dpkg-deb").arg("--extract").arg(&found).arg(&partial))?;
+    fs::remove_file(found)?;
+    fs::rename(&partial, folder)?;
+    println!("unpacked: {name}, for the emulated machine");
     Ok(())
 }
 

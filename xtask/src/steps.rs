@@ -83,8 +83,15 @@ pub(crate) const TEST: &[Step] = &[
     cargo("unit", "tests beside the code", &["test", "--workspace", "--locked", "--lib", "--bins"]),
     target("golden", "exact bytes and text", false),
     target("sim", "seeded worlds and their invariants", true),
+    INTEROP,
     target("e2e", "real daemons, real clients", true),
 ];
+
+/// Pairs with a kernel's node.
+const INTEROP: Step = target("interop", "pairs of ours and the kernel's DRBD, in an emulated machine", true);
+
+/// What `cargo xtask interop` runs.
+pub(crate) const INTEROP_ONLY: &[Step] = &[PACKAGES, INTEROP];
 
 /// The long runs. Counts are taken from the environment where it has them.
 pub(crate) const FULL: &[Step] = &[

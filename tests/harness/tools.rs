@@ -31,6 +31,17 @@ const PACKAGES: &[(&str, &str)] = &[
     ("psql", "postgresql-15"),
     ("pgbench", "postgresql-15"),
     ("pg_amcheck", "postgresql-15"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("modprobe", "kmod"),
+    ("depmod", "kmod"),
+    ("cpio", "cpio"),
+    ("nbd-client", "nbd-client"),
+    ("drbdadm", "drbd-utils"),
+    ("drbdsetup", "drbd-utils"),
+    ("fsck.ext4", "e2fsprogs"),
+    ("blkdiscard", "util-linux"),
+    ("blockdev", "util-linux"),
 ];
 
 /// Where programs are, besides `PATH`.
