@@ -304,9 +304,9 @@ table! {
             "Who loses after split brain when one node is Primary.";
         "after-sb-2pri" Kind::Choice(AfterSb2Pri::WORDS), Some("disconnect"), Both, true, []
             "Who loses after split brain when both nodes are Primary.";
-        "always-asbp" Kind::Boolean, NO, Both, false, []
+        "always-asbp" Kind::Boolean, NO, Both, true, []
             "Decide split brain also when older history cannot be excluded.";
-        "rr-conflict" Kind::Choice(RrConflict::WORDS), Some("disconnect"), Both, false, []
+        "rr-conflict" Kind::Choice(RrConflict::WORDS), Some("disconnect"), Both, true, []
             "What happens when a Primary would have to take the peer's data.";
         "ping-timeout" number(Unit::Tenth, 1, 300), Some("5"), Both, true, [] "How long a ping may stay unanswered.";
         "data-integrity-alg" NAME, None, Both, true, [] "Digest sent with every write and checked by the peer.";

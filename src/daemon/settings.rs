@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::config::{
     Address, Family, MetaDisk, NetOptions, OnIoError as ConfiguredOnIoError, OnNoData, Peer, PeerDeviceOptions,
-    ReplicationProtocol as ConfiguredProtocol, Resource, Volume,
+    ReplicationProtocol as ConfiguredProtocol, Resource, RrConflict, Volume,
 };
 use crate::engine::specification::LOCK_PATIENCE;
 use crate::engine::{BackingPaths, NbdListen, PeerAddresses, ResourceSpec};
@@ -18,7 +18,7 @@ use crate::io::tcp::StreamOptions;
 use crate::metadata::layout::Placement;
 use crate::model::ids::VolumeNumber;
 use crate::replica::settings::{
-    OnIoError, PEERS_MAX, PeerSettings, ResyncSettings, Settings, VERSION_MAX, VolumeSettings,
+    OnIoError, PEERS_MAX, PeerSettings, ResyncSettings, RoleConflict, Settings, VERSION_MAX, VolumeSettings,
 };
 use crate::wire::auth::{DigestAlgorithm, HmacAlgorithm};
 use crate::wire::packet::{AfterSplitBrain, ReplicationProtocol};
@@ -255,11 +255,23 @@ pub fn peer_settings(resource: &Resource, peer: &Peer) -> Result<PeerSettings, S
             after_split_brain(net.after_sb_1pri.as_str()),
             after_split_brain(net.after_sb_2pri.as_str()),
         ],
+        always_ask: net.always_asbp,
+        role_conflict: role_conflict(net.rr_conflict),
     })
 }
 
 fn after_split_brain(word: &str) -> AfterSplitBrain {
     AfterSplitBrain::from_keyword(word).expect("the configuration has no word that the wire lacks")
+}
+
+fn role_conflict(word: RrConflict) -> RoleConflict {
+    match word {
+        // What is discarded by itself in DRBD 9 concerns crashed Primaries of a protocol that is not spoken here.
+        RrConflict::Disconnect | RrConflict::AutoDiscard => RoleConflict::Disconnect,
+        RrConflict::CallPriLost => RoleConflict::CallPriLost,
+        RrConflict::Violently => RoleConflict::Violently,
+        RrConflict::RetryConnect => RoleConflict::RetryConnect,
+    }
 }
 
 fn authentication(resource: &Resource, net: &NetOptions) -> Result<Option<(HmacAlgorithm, Vec<u8>)>, SettingsError> {

@@ -21,6 +21,7 @@ use crate::model::time::Instant;
 use crate::nbd::export::Catalogue;
 use crate::nbd::session::{CloseReason, Command, CommandKind, Limits, Output, Reply, Session};
 use crate::nbd::wire::RequestHeader;
+use crate::replica::action::Closing;
 
 /// Bytes of replies that a client has not taken, above which its requests wait: several times what a socket holds.
 const REPLY_BYTES_MAX: usize = 8 << 20;
@@ -136,7 +137,7 @@ impl NbdClient {
     /// Lets the client go at once.
     pub(super) fn give_up(&mut self, reason: &str, now: Instant, ring: &mut Ring) {
         self.close_for(reason);
-        self.stream.end(now, false, ring);
+        self.stream.end(now, Closing::AtOnce, ring);
     }
 
     /// Lets the client go because the volume does.
@@ -153,7 +154,7 @@ impl NbdClient {
             tracing::debug!(client = self.id, reason, "a client is gone");
         }
         self.is_closing = true;
-        self.stream.end(now, false, ring);
+        self.stream.end(now, Closing::AtOnce, ring);
     }
 
     /// Begins what can begin.
@@ -162,7 +163,7 @@ impl NbdClient {
             self.close_for("it opened no export in time");
         }
         if self.is_closing && self.session.in_flight() == 0 && self.stream.is_open() {
-            self.stream.end(now, true, ring);
+            self.stream.end(now, Closing::Drained, ring);
         }
         let tags = (Tag::NbdReceive(self.id), Tag::NbdSend(self.id));
         if let Err(reason) = self.stream.pump(now, self.may_take() && !self.session.wants_pause(), tags, ring) {

@@ -25,6 +25,7 @@ use crate::io::ring::{Completion, Operation, Ring};
 use crate::io::tcp::{self, SocketError};
 use crate::model::ids::SocketId;
 use crate::model::time::Instant;
+use crate::replica::action::Closing;
 use crate::replica::event::Event;
 
 /// Sockets at once. A connection has two; while connections cross or fail there are a few more for a moment.
@@ -171,10 +172,10 @@ impl PeerLinks {
         }
     }
 
-    pub(super) fn close(&mut self, socket: SocketId, graceful: bool, now: Instant, ring: &mut Ring) {
+    pub(super) fn close(&mut self, socket: SocketId, how: Closing, now: Instant, ring: &mut Ring) {
         if let Some(socket) = self.sockets.get_mut(&socket.0) {
             socket.is_known = false;
-            socket.stream.end(now, graceful, ring);
+            socket.stream.end(now, how, ring);
         }
     }
 
@@ -218,7 +219,7 @@ impl PeerLinks {
         if socket.stream.is_open() && socket.is_known {
             events.push_back(Event::Closed { socket: ended.socket, reason: ended.reason });
         }
-        socket.stream.end(now, false, ring);
+        socket.stream.end(now, Closing::AtOnce, ring);
     }
 
     /// The machine has been told of the end: nothing more about this socket.

@@ -215,7 +215,7 @@ impl ResourceLoop {
             Action::Dial { peer } => self.links.dial(peer, &mut self.ring, &mut self.events),
             Action::Send { socket, head, payload } => self.links.send(socket, head, payload),
             Action::Throttle { socket, stop } => self.links.throttle(socket, stop),
-            Action::Close { socket, graceful } => self.links.close(socket, graceful, self.now, &mut self.ring),
+            Action::Close { socket, how } => self.links.close(socket, how, self.now, &mut self.ring),
             Action::Reply { id, result } => self.nbd.reply(id, result),
             Action::Answer { id, result } => self.on_answer(id, result),
             Action::Log { level, sentence } => log(&self.spec.settings.name, level, &sentence),

@@ -1,8 +1,8 @@
 //! One connected socket: what has come, what is to leave, and its end.
 //!
 //! ```text
-//!   Open ──end(graceful)──► Draining ──all sent, or patience over──► Ended ──nothing in flight──► may be dropped
-//!     └────────────────────────────end at once───────────────────────▲
+//!   Open ──end──► Draining ──all sent and a while over, or patience──► Ended ──nothing in flight──► may be dropped
+//!     └─────────────────────────end at once──────────────────────────▲
 //! ```
 //!
 //! Invariants: at most one receive and one send are in flight; nothing is received after `end`; the descriptor is closed
@@ -21,9 +21,13 @@ use crate::io::descriptor::Descriptor;
 use crate::io::ring::{Completion, Operation, Outcome, Pieces, Ring, receive_now};
 use crate::io::tcp;
 use crate::model::time::Instant;
+use crate::replica::action::Closing;
 
 /// How long the other end may take to read what it is sent before a graceful end.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a lingering connection stays open, so that the other end can act on what it has read.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// How long nobody is accepted after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -37,7 +41,7 @@ const MORE_BYTES_MIN: usize = 2 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
     Open,
-    Draining { until: Instant },
+    Draining { earliest: Instant, latest: Instant },
     Ended,
 }
 
@@ -69,16 +73,22 @@ impl Stream {
     /// When `pump` must be called at the latest.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.life {
-            Life::Draining { until } => Some(until),
+            Life::Draining { earliest, latest } => Some(if self.outbox.is_empty() { earliest } else { latest }),
             Life::Open | Life::Ended => None,
         }
     }
 
-    /// Ends the connection: after what is queued has left, or at once.
-    pub(super) fn end(&mut self, now: Instant, graceful: bool, ring: &mut Ring) {
+    /// Ends the connection. Nothing is received from now on.
+    pub(super) fn end(&mut self, now: Instant, how: Closing, ring: &mut Ring) {
+        let is_over = match how {
+            Closing::AtOnce => true,
+            Closing::Drained => self.outbox.is_empty(),
+            Closing::Lingering => false,
+        };
         match self.life {
-            Life::Open if graceful && !self.outbox.is_empty() => {
-                self.life = Life::Draining { until: now + DRAIN_PATIENCE };
+            Life::Open if !is_over => {
+                let earliest = if how == Closing::Lingering { now + LINGER } else { now };
+                self.life = Life::Draining { earliest, latest: now + DRAIN_PATIENCE };
             }
             Life::Open | Life::Draining { .. } => self.shut_down(ring),
             Life::Ended => {}
@@ -97,8 +107,8 @@ impl Stream {
         tags: (Tag, Tag),
         ring: &mut Ring,
     ) -> Result<(), String> {
-        if let Life::Draining { until } = self.life
-            && (self.outbox.is_empty() || until <= now)
+        if let Life::Draining { earliest, latest } = self.life
+            && (self.outbox.is_empty() && earliest <= now || latest <= now)
         {
             self.shut_down(ring);
         }

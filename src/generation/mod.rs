@@ -21,6 +21,8 @@ mod tests_compare;
 #[cfg(test)]
 mod tests_decide;
 #[cfg(test)]
+mod tests_policies;
+#[cfg(test)]
 mod tests_rotation;
 mod tuple;
 

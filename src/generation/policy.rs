@@ -62,6 +62,8 @@ pub enum RoleConflict {
     CallPriLost,
     /// Do it; data changes under its users.
     Violently,
+    /// Refuse, and look for the peer again: the roles may be others by then.
+    RetryConnect,
 }
 
 /// What the operator configured for these cases; both sides have the same.

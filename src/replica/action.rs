@@ -43,12 +43,12 @@ pub enum Action {
         /// Whether to stop.
         stop: bool,
     },
-    /// Close a socket after what is queued, or at once.
+    /// Close a socket.
     Close {
         /// Which socket.
         socket: SocketId,
-        /// Let queued bytes leave first.
-        graceful: bool,
+        /// When.
+        how: Closing,
     },
     /// Answer an application.
     Reply {
@@ -156,4 +156,15 @@ pub enum RequestError {
     /// The resource is going down.
     #[error("the resource is shutting down")]
     GoingDown,
+}
+
+/// When a socket is closed whose owner wants to hear nothing of it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// At once; what is queued is lost.
+    AtOnce,
+    /// After what is queued has left.
+    Drained,
+    /// After that, and not within the next second: the other end has time to act on what it was told.
+    Lingering,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Resource;
-use super::action::{Action, LogLevel};
+use super::action::{Action, Closing, LogLevel};
 use super::establish::{Establish, Pair, Step};
 use super::link::{Connection, Link, Phase};
 use super::receive_epochs::ReceiveEpochs;
@@ -108,7 +108,7 @@ impl Resource {
         for step in steps {
             match *step {
                 Step::Dial => self.actions.push(Action::Dial { peer }),
-                Step::Close(socket) => self.actions.push(Action::Close { socket, graceful: false }),
+                Step::Close(socket) => self.actions.push(Action::Close { socket, how: Closing::AtOnce }),
                 Step::Introduce(socket, stream) => {
                     let packet = if stream == Stream::Data { Packet::InitialData } else { Packet::InitialMeta };
                     let features = Features::default();
@@ -122,7 +122,7 @@ impl Resource {
 
     pub(super) fn on_dialled(&mut self, peer: usize, socket: SocketId) {
         if !matches!(self.peers[peer].connection, Connection::Establishing(_)) {
-            self.actions.push(Action::Close { socket, graceful: false });
+            self.actions.push(Action::Close { socket, how: Closing::AtOnce });
             return;
         }
         let now = self.now;
@@ -140,7 +140,7 @@ impl Resource {
 
     pub(super) fn on_accepted(&mut self, peer: usize, socket: SocketId) {
         if !matches!(self.peers[peer].connection, Connection::Establishing(_)) {
-            self.actions.push(Action::Close { socket, graceful: false });
+            self.actions.push(Action::Close { socket, how: Closing::AtOnce });
             return;
         }
         let now = self.now;
@@ -355,16 +355,22 @@ impl Resource {
         }
     }
 
-    /// The connection is given up until an operator connects again.
+    /// The connection is given up until an operator connects again. The peer has been told what it takes to come to the same
+    /// result, and gets the time to: a kernel's node takes the end of the meta stream for a failure of the network, and does
+    /// not look at what is left on the data stream.
     pub(super) fn stand_alone(&mut self, peer: usize, reason: &str) {
         let name = self.peers[peer].settings.name.clone();
         self.log(LogLevel::Error, format!("connection to {name}: {reason}"));
-        self.end_link(peer, ConnectionState::Disconnecting);
+        self.close_link(peer, ConnectionState::Disconnecting, Closing::Lingering);
         self.peers[peer].reason = Some(reason.to_owned());
     }
 
     /// Ends whatever there is of a connection. `state` says why; Disconnecting ends in StandAlone.
     pub(super) fn end_link(&mut self, peer: usize, state: ConnectionState) {
+        self.close_link(peer, state, Closing::Drained);
+    }
+
+    fn close_link(&mut self, peer: usize, state: ConnectionState, how: Closing) {
         let old = std::mem::replace(&mut self.peers[peer].connection, Connection::Off);
         match old {
             Connection::Off => {}
@@ -375,7 +381,7 @@ impl Resource {
             }
             Connection::Linked(link) => {
                 for socket in [link.data, link.meta] {
-                    self.actions.push(Action::Close { socket, graceful: true });
+                    self.actions.push(Action::Close { socket, how });
                 }
                 self.set_connection(peer, state);
                 self.on_link_ended(peer);

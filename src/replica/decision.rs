@@ -8,8 +8,9 @@ use super::action::LogLevel;
 use super::state::{Origin, View};
 use crate::control::refusal::StateRefusal;
 use crate::generation::{
-    self, AfterSplitBrain0, AfterSplitBrain1, AfterSplitBrain2, Context, Outcome, Policies, RefuseReason,
+    self, AfterSplitBrain0, AfterSplitBrain1, AfterSplitBrain2, Context, Outcome, Policies, RefuseReason, RoleConflict,
 };
+use crate::model::ids::CommandId;
 use crate::model::state::{ConnectionState, DiskState, Role, StateWord};
 use crate::wire::framing::Features;
 use crate::wire::packet::AfterSplitBrain;
@@ -40,6 +41,14 @@ fn understand(word: StateWord, inconsistent: bool) -> Option<Theirs> {
         real_disk,
         paused: word.user_isp() == 1 || word.aftr_isp() == 1,
     })
+}
+
+/// Why a comparison does not end in a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoWay {
+    Refused(RefuseReason),
+    /// This Primary is to lose, and can be demoted.
+    DemoteFirst,
 }
 
 /// What a comparison that finds no difference says of a disk.
@@ -120,7 +129,8 @@ impl Resource {
                         [&mut new.disk, &mut theirs.real_disk].into_iter().for_each(settle_disk);
                     }
                 }
-                Err(reason) => return self.refuse_handshake(volume, peer, theirs, reason),
+                Err(NoWay::Refused(reason)) => return self.refuse_handshake(volume, peer, theirs, reason),
+                Err(NoWay::DemoteFirst) => return self.demote_and_meet_again(peer),
             }
             self.note_equal_generations(volume, peer);
         }
@@ -211,7 +221,7 @@ impl Resource {
     }
 
     /// The rules; what they say is made ready (repairs, all bits set) and the connection state returned.
-    fn decide(&mut self, volume: usize, peer: usize, theirs: Theirs) -> Result<ConnectionState, RefuseReason> {
+    fn decide(&mut self, volume: usize, peer: usize, theirs: Theirs) -> Result<ConnectionState, NoWay> {
         let mut own = self.own_tuple(volume, peer).expect("asked only with a disk");
         // Both must judge by the same numbers: applications may have written since ours was told.
         own.changed_blocks = self.peers[peer].volumes[volume].told_blocks.unwrap_or(own.changed_blocks);
@@ -234,20 +244,29 @@ impl Resource {
         self.log(LogLevel::Info, format!("volume {number}: peer {other}"));
         self.log(LogLevel::Info, format!("volume {number}: {verdict}: {}", decision.sentence()));
         if let Outcome::Refuse(reason) = decision.outcome {
-            return Err(reason);
+            return Err(NoWay::Refused(reason));
         }
         if dry_run {
             self.log(LogLevel::Info, format!("volume {number}: dry run: nothing of this is done"));
-            return Err(RefuseReason::DryRun);
+            return Err(NoWay::Refused(RefuseReason::DryRun));
         }
         if decision.demote_first {
-            // No handler demotes a Primary for a policy, so the policy that asks for one has no answer.
-            return Err(RefuseReason::SplitBrain);
+            let is_in_use = self.volumes.iter().any(|volume| volume.openers > 0);
+            return Err(if is_in_use { NoWay::Refused(RefuseReason::SplitBrain) } else { NoWay::DemoteFirst });
         }
         if let Some(repair) = verdict.repair {
             self.repair(volume, peer, repair, &mut other);
         }
         Ok(self.begin_outcome(volume, peer, decision.outcome))
+    }
+
+    /// A policy lets this Primary lose, and nobody uses its volumes. What a handshake compares does not move while it runs, so
+    /// it ends; the next one finds a Secondary.
+    fn demote_and_meet_again(&mut self, peer: usize) {
+        self.lose_connection(peer, ConnectionState::NetworkFailure, "demoted first, since a policy gives its data up");
+        if self.role == Role::Primary && self.commands.demotion.is_none() && self.commands.promotion.is_none() {
+            self.commands.demotion = Some(CommandId::OF_THE_MACHINE);
+        }
     }
 
     /// While the peer may hold our very generation and our bitmap counts from another, going on alone needs a new one.
@@ -260,7 +279,13 @@ impl Resource {
     /// What the operator configured for a split brain. The words were compared with the peer's at the handshake.
     fn policies(&self, peer: usize) -> Policies {
         let [none, one, two] = self.peers[peer].settings.after_split_brain;
-        Policies { none: none_primary(none), one: one_primary(one), two: two_primaries(two), ..Policies::default() }
+        Policies {
+            none: none_primary(none),
+            one: one_primary(one),
+            two: two_primaries(two),
+            always: self.peers[peer].settings.always_ask,
+            role_conflict: self.peers[peer].settings.role_conflict,
+        }
     }
 
     fn repair(&mut self, volume: usize, peer: usize, repair: generation::Repair, other: &mut generation::Tuple) {
@@ -311,6 +336,10 @@ impl Resource {
             self.send_uuids(volume, peer);
             self.send_state(volume, peer);
             return;
+        }
+        let retries = self.peers[peer].settings.role_conflict == RoleConflict::RetryConnect;
+        if reason == RefuseReason::PrimaryWouldBecomeTarget && retries {
+            return self.lose_connection(peer, ConnectionState::NetworkFailure, &sentence);
         }
         self.stand_alone(peer, &sentence);
     }

@@ -405,6 +405,10 @@ impl Resource {
             return;
         }
         self.commands.demotion = None;
+        if let Some(refusal) = self.refuse_while_open() {
+            // Somebody came meanwhile.
+            return self.answer(id, Err(refusal));
+        }
         self.demote(id);
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+pub use crate::generation::RoleConflict;
 use crate::metadata::layout::Placement;
 use crate::model::ids::{NodeId, VolumeNumber};
 use crate::wire::auth::{DigestAlgorithm, HmacAlgorithm};
@@ -159,6 +160,10 @@ pub struct PeerSettings {
     pub allow_two_primaries: bool,
     /// `after-sb-0pri`, `-1pri`, `-2pri`: sent to the peer and compared with its own.
     pub after_split_brain: [AfterSplitBrain; 3],
+    /// `always-asbp`: ask these also where the bitmaps do not name all that differs; everything is copied then.
+    pub always_ask: bool,
+    /// `rr-conflict`: what happens where a Primary with usable data would become target.
+    pub role_conflict: RoleConflict,
 }
 
 impl PeerSettings {
@@ -185,6 +190,8 @@ impl PeerSettings {
             buffers_max: 2048,
             allow_two_primaries: false,
             after_split_brain: [AfterSplitBrain::Disconnect; 3],
+            always_ask: false,
+            role_conflict: RoleConflict::Disconnect,
         }
     }
 }

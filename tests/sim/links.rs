@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use shimai::model::ids::SocketId;
+use shimai::replica::action::Closing;
 use shimai::replica::event::Event;
 
 use crate::network::{Arrived, EndState, Later};
@@ -72,9 +73,22 @@ impl World {
     }
 
     /// The machine closes a socket.
-    pub(crate) fn close(&mut self, socket: SocketId, graceful: bool) {
+    pub(crate) fn close(&mut self, socket: SocketId, how: Closing) {
         let Some((link, side)) = self.network.find(socket) else { return };
-        self.network.close(link, side, graceful);
+        if how == Closing::Lingering {
+            self.network.leave(link, side);
+            return self.after(SECOND, Happening::Lingered { link, side });
+        }
+        self.network.close(link, side, how == Closing::Drained);
+        self.tell_end(link, side);
+    }
+
+    pub(crate) fn on_lingered(&mut self, link: u64, side: usize) {
+        self.network.close(link, side, true);
+        self.tell_end(link, side);
+    }
+
+    fn tell_end(&mut self, link: u64, side: usize) {
         let delay = self.rng.wire.within(self.profile.wire.latency_min, self.profile.wire.latency_max);
         self.after(delay, Happening::Arrival { link, side: 1 - side });
     }

@@ -218,6 +218,13 @@ impl Network {
         }
     }
 
+    /// The process wants to hear nothing more; the other end is not told yet.
+    pub(crate) fn leave(&mut self, number: u64, side: usize) {
+        if let Some(link) = self.links.get_mut(&number) {
+            link.ends[side].state = EndState::Gone;
+        }
+    }
+
     /// The process closes its end (or dies with its kernel alive). Returns whether the other end will see an orderly end.
     pub(crate) fn close(&mut self, number: u64, side: usize, graceful: bool) {
         let Some(link) = self.links.get_mut(&number) else { return };

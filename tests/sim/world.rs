@@ -46,6 +46,11 @@ pub(crate) enum Happening {
         link: u64,
         side: usize,
     },
+    /// An end that lingered is closed.
+    Lingered {
+        link: u64,
+        side: usize,
+    },
     Taken {
         link: u64,
         side: usize,
@@ -320,6 +325,7 @@ impl World {
         match happening {
             Happening::DiskEnds { node, device, number } => self.on_disk_end(node, device, number),
             Happening::Arrival { link, side } => self.on_arrival(link, side),
+            Happening::Lingered { link, side } => self.on_lingered(link, side),
             Happening::Taken { link, side } => self.on_taken(link, side),
             Happening::Opened { link, side } => self.on_opened(link, side),
             Happening::Notice { link, side } => self.on_notice(link, side),
@@ -402,7 +408,7 @@ impl World {
             }
             Action::Send { socket, head, payload } => self.send(socket, head, payload),
             Action::Throttle { socket, stop } => self.throttle(socket, stop),
-            Action::Close { socket, graceful } => self.close(socket, graceful),
+            Action::Close { socket, how } => self.close(socket, how),
             Action::Reply { id, result } => self.on_reply(node, id, result),
             Action::Answer { id, result } => {
                 self.note(|| format!("{}: answers {result:?}", name(node)));

@@ -2,6 +2,7 @@
 
 mod meeting;
 mod resync;
+mod split_brain;
 mod writes;
 
 use crate::pair::{Lab, Side};
@@ -55,4 +56,17 @@ pub(crate) const TABLE: &[Row] = both_ways![
     "invalidate-remote" resync::invalidate_remote,
     "kill -9 of our daemon" resync::killed_daemon,
     "power loss of the kernel" resync::pulled_plug,
+    "split brain, no policy" split_brain::unsolved,
+    "split brain, discard-my-data" split_brain::discard_my_data,
+    "split brain, discard-least-changes" split_brain::least_changes,
+    "split brain, discard-zero-changes" split_brain::zero_changes,
+    "split brain, discard-younger-primary" split_brain::younger_primary,
+    "split brain, discard-older-primary" split_brain::older_primary,
+    "split brain, discard-node" split_brain::named_node,
+    "split brain, consensus" split_brain::consensus,
+    "split brain, no consensus" split_brain::no_consensus,
+    "split brain, discard-secondary" split_brain::secondary,
+    "split brain, call-pri-lost-after-sb" split_brain::demoted,
+    "split brain, violently" split_brain::violently,
+    "split brain, not violently" split_brain::not_violently,
 ];
