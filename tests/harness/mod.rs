@@ -46,7 +46,7 @@ pub(crate) fn seed(default: u64) -> u64 {
 
 /// Whether the long runs are asked for.
 pub(crate) fn is_full() -> bool {
-    std::env::var_os("SHIMAI_E2E_ROUNDS").is_some()
+    ["SHIMAI_E2E_ROUNDS", "SHIMAI_INTEROP_SECONDS"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
 /// Seconds of load: few by default, `full` in the long runs.

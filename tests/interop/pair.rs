@@ -143,20 +143,27 @@ impl<'a> Pair<'a> {
         let mut pair = Self::new(lab, options);
         pair.create_md();
         pair.start();
-        pair.wait("connected", |ours, theirs| ours.starts_with("Connected") && theirs.connection == "Connected");
+        pair.wait_connected();
         pair
     }
 
     /// Connected, in sync without a resync, and that side is Primary.
     pub(crate) fn serving(lab: &'a mut Lab, options: &Options, primary: Side) -> Self {
         let pair = Self::connected(lab, options);
-        match primary {
-            Side::Ours => _ = pair.ours.ok(&["new-current-uuid", "--clear-bitmap", "data/0"]),
-            Side::Kernels => _ = pair.kernel().sh("drbdadm new-current-uuid --clear-bitmap data/0"),
-        }
-        pair.wait_in_sync();
-        pair.promote(primary);
+        pair.serve(primary);
         pair
+    }
+
+    pub(crate) fn wait_connected(&self) {
+        self.wait("connected", |ours, theirs| ours.starts_with("Connected") && theirs.connection == "Connected");
+    }
+
+    /// Two blank disks that are up are declared equal by that side, which is Primary then.
+    pub(crate) fn serve(&self, primary: Side) {
+        self.wait_connected();
+        self.act(primary, "new-current-uuid --clear-bitmap data/0");
+        self.wait_in_sync();
+        self.promote(primary);
     }
 
     pub(crate) fn kernel(&self) -> &Machine {

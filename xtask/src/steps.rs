@@ -130,6 +130,11 @@ pub(crate) const FULL: &[Step] = &[
         work: Work::Target { target: "e2e", release: true, environment: &[("SHIMAI_E2E_ROUNDS", "20")] },
     },
     Step {
+        name: "interop",
+        heading: "pairs with the kernel's DRBD, an hour of everything at random (SHIMAI_INTEROP_SECONDS)",
+        work: Work::Target { target: "interop", release: true, environment: &[("SHIMAI_INTEROP_SECONDS", "3600")] },
+    },
+    Step {
         name: "fuzz",
         heading: "every decoder against random bytes (SHIMAI_FUZZ_SECONDS a target)",
         work: Work::Function(fuzz),

@@ -1,7 +1,9 @@
 //! What two nodes do together, each thing with either of them as the one that acts.
 
 mod meeting;
+mod migration;
 mod resync;
+mod soak;
 mod split_brain;
 mod writes;
 
@@ -62,11 +64,15 @@ pub(crate) const TABLE: &[Row] = both_ways![
     "split brain, discard-zero-changes" split_brain::zero_changes,
     "split brain, discard-younger-primary" split_brain::younger_primary,
     "split brain, discard-older-primary" split_brain::older_primary,
-    "split brain, discard-node" split_brain::named_node,
+    "split brain, discard-local and -remote" split_brain::local_and_remote,
     "split brain, consensus" split_brain::consensus,
     "split brain, no consensus" split_brain::no_consensus,
     "split brain, discard-secondary" split_brain::secondary,
     "split brain, call-pri-lost-after-sb" split_brain::demoted,
     "split brain, violently" split_brain::violently,
     "split brain, not violently" split_brain::not_violently,
+    "equal disks change hands" migration::equal_disks,
+    "an old disk changes hands" migration::old_disk,
+    "a crashed Primary's disk changes hands" migration::crashed_disk,
+    "everything at random" soak::soak,
 ];

@@ -20,8 +20,17 @@ struct Case {
 
 /// The actor is Primary when the connection breaks; the other one is promoted afterwards.
 fn parted<'a>(lab: &'a mut Lab, actor: Side, case: &Case) -> Pair<'a> {
+    parted_after(lab, actor, case, |_| ())
+}
+
+/// The same, with a change of the configuration before anything runs.
+fn parted_after<'a>(lab: &'a mut Lab, actor: Side, case: &Case, prepare: impl Fn(&Pair)) -> Pair<'a> {
     let other = actor.other();
-    let pair = Pair::serving(lab, &Options { net: case.net.to_vec(), ..options() }, actor);
+    let mut pair = Pair::new(lab, &Options { net: case.net.to_vec(), ..options() });
+    prepare(&pair);
+    pair.create_md();
+    pair.start();
+    pair.serve(actor);
     pair.write(actor, 16 << 20, &bytes(1, BLOCK as usize));
     pair.cut();
     pair.wait_parted(actor);
@@ -108,13 +117,15 @@ pub(crate) fn older_primary(lab: &mut Lab, actor: Side) {
     solved(lab, actor, false, &Case { net, writes: (5, 2), primaries: (false, false) });
 }
 
-/// Named in the configuration, by host.
-pub(crate) fn named_node(lab: &mut Lab, actor: Side) {
-    let net: &[&str] = match actor {
-        Side::Ours => &["after-sb-0pri discard-node-bravo"],
-        Side::Kernels => &["after-sb-0pri discard-node-alpha"],
-    };
-    solved(lab, actor, true, &Case { net, writes: (2, 5), primaries: (false, false) });
+/// The two nodes' files differ: the local one of one of them is the remote one of the other.
+pub(crate) fn local_and_remote(lab: &mut Lab, actor: Side) {
+    let case = Case { net: &["after-sb-0pri discard-remote"], writes: (2, 5), primaries: (false, false) };
+    let pair = parted_after(lab, actor, &case, |pair| match actor {
+        Side::Ours => _ = pair.kernel().sh("sed -i s/discard-remote/discard-local/ /etc/drbd.conf"),
+        Side::Kernels => pair.ours.edit_config("discard-remote", "discard-local"),
+    });
+    pair.heal();
+    assert_survives(&pair, actor, actor, &case);
 }
 
 pub(crate) fn consensus(lab: &mut Lab, actor: Side) {
@@ -135,10 +146,19 @@ pub(crate) fn secondary(lab: &mut Lab, actor: Side) {
     solved(lab, actor, true, &Case { net, writes: (2, 5), primaries: (true, false) });
 }
 
-/// The Primary loses; nobody uses its device, so it is demoted.
+/// The Primary loses; nobody uses its device. Ours is demoted. The kernel's tries to, but its state machine takes no change
+/// of role in a handshake: it always calls its handler, as for a Primary in use, and stays alone.
 pub(crate) fn demoted(lab: &mut Lab, actor: Side) {
     let net = &["after-sb-0pri discard-least-changes", "after-sb-1pri call-pri-lost-after-sb"];
-    solved(lab, actor, false, &Case { net, writes: (2, 5), primaries: (true, false) });
+    let case = Case { net, writes: (2, 5), primaries: (true, false) };
+    if actor == Side::Ours {
+        return solved(lab, actor, false, &case);
+    }
+    let pair = parted(lab, actor, &case);
+    pair.heal();
+    pair.wait("the kernel is alone", |_, theirs| theirs.connection == "StandAlone");
+    let called = pair.kernel().sh("cat /run/helper.log");
+    assert!(called.contains("pri-lost-after-sb minor-0"), "{called}");
 }
 
 /// The Primary loses and stays Primary: its data changes under its users.
