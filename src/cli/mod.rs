@@ -18,6 +18,7 @@ mod histogram;
 mod metadata;
 mod minor;
 mod nbd;
+mod poll;
 pub mod progress;
 
 pub use dispatch::{parsed, run};
