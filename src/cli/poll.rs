@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::client::{Answer, ClientError, ask};
@@ -69,7 +69,7 @@ fn listen(input: impl BufRead, sender: &SyncSender<Arrived>) {
 }
 
 /// What there is now, with counters.
-fn look(socket: &PathBuf, request: &Request) -> Result<Vec<String>, ClientError> {
+fn look(socket: &Path, request: &Request) -> Result<Vec<String>, ClientError> {
     let mut request = request.clone();
     (request.options.now, request.options.statistics) = (true, true);
     let mut answer = ask(socket, request, None)?;

@@ -183,7 +183,7 @@ fn tell(query: Query, resource: &Resource, number: Option<u16>) -> Result<(), Co
     let volumes: Vec<&Volume> = resource.volumes.iter().filter(is_meant).collect();
     match (number, query) {
         (Some(number), _) if volumes.is_empty() => Err(usage(format!("Resource '{name}' has no volume {number}"))),
-        (_, Query::Resource) => print(&[name.clone()]),
+        (_, Query::Resource) => print(std::slice::from_ref(name)),
         (None, Query::Udev) if volumes.len() != 1 => {
             Err(usage(format!("sh-udev is about one volume: try sh-udev minor-<minor_number> or sh-udev {name}/<vnr>")))
         }
