@@ -26,7 +26,7 @@ pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result
         let path = arguments.common.config.as_deref();
         request.options.config = path.map(path_for_daemon).transpose()?;
     }
-    let deadline = arguments.common.deadline(request.verb.waits());
+    let deadline = arguments.common.deadline(request.verb.waits() && !request.options.now);
     let subject = request.resource.clone().unwrap_or_else(|| "all".into());
     let socket = arguments.common.socket();
     let mut answer = ask(&socket, request.clone(), deadline)?;

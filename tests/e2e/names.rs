@@ -3,6 +3,7 @@
 use crate::harness::configuration::RESOURCE;
 use crate::harness::network::inside;
 use crate::harness::node::{Answer, SHIMAI};
+use crate::harness::tools::find;
 use crate::harness::wait::until;
 use crate::harness::{Cluster, LONG, Node, Options, SHORT, Style};
 use std::fs::{self, File};
@@ -54,18 +55,21 @@ struct Watcher {
 
 impl Watcher {
     fn new(cluster: &Cluster, node: &Node, line: &str) -> Self {
-        let lines = cluster.scratch().join(line.replace(' ', "_"));
         let mut words = line.split(' ');
         let mut command = tool(node, words.next().expect("a name"));
-        let out = File::create(&lines).expect("the folder is ours");
-        let mut child = command.args(words).stdin(Stdio::piped()).stdout(out).spawn().expect("it can be run");
-        let watcher = Self { input: child.stdin.take(), child, lines };
+        let watcher = Self::of(command.args(words), cluster.scratch().join(line.replace(' ', "_")));
         watcher.wait_for("exists -");
         watcher
     }
 
+    fn of(command: &mut Command, lines: PathBuf) -> Self {
+        let out = File::create(&lines).expect("the folder is ours");
+        let mut child = command.stdin(Stdio::piped()).stdout(out).spawn().expect("it can be run");
+        Self { input: child.stdin.take(), child, lines }
+    }
+
     fn text(&self) -> String {
-        fs::read_to_string(&self.lines).expect("the watcher writes it")
+        String::from_utf8_lossy(&fs::read(&self.lines).expect("the watcher writes it")).into_owned()
     }
 
     /// Waits for a line.
@@ -181,6 +185,30 @@ fn counters_are_told_when_standard_input_asks() {
         if last.is_some_and(|line| line.contains(" written:4 ")) { Ok(()) } else { Err(text) }
     });
     assert_eq!(changes(&watcher, "path"), 1, "it has no counters: {}", watcher.text());
+}
+
+/// DRBD's own screen, which runs the first `drbdsetup` it finds.
+#[test]
+fn drbdmon_shows_the_pair() {
+    let cluster = pair();
+    let node = &cluster.a;
+    drop(tool(node, "drbdsetup"));
+    let path = format!("{}:{}", node.folder.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = inside(&node.namespace, "script");
+    command.args(["-qfc", &format!("stty rows 40 cols 120; exec {}", find("drbdmon").display()), "/dev/null"]);
+    command.env("PATH", path).env("TERM", "xterm").env("SHIMAI_RUN_DIR", node.run_dir());
+    let mut screen = Watcher::of(&mut command, cluster.scratch().join("screen"));
+    let shows = |screen: &Watcher, words: &[&str]| {
+        until(&format!("the screen shows {words:?}"), SHORT, || {
+            let text = screen.text();
+            if words.iter().all(|word| text.contains(word)) { Ok(()) } else { Err(text) }
+        });
+    };
+    shows(&screen, &[RESOURCE, "Primary", "bravo", "Resources:"]);
+    assert!(!screen.text().contains("degraded"), "all is well: {}", screen.text());
+    cluster.b.ok(&["disconnect", RESOURCE]);
+    shows(&screen, &["Connecting", "degraded"]);
+    screen.input.as_mut().expect("it is piped").write_all(b"q").expect("it reads");
 }
 
 #[test]
