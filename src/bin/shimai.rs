@@ -1,4 +1,5 @@
-//! The command line. `shimai daemon …` is `shimaid …`: one file is enough to run both.
+//! The command line. `shimai daemon …` is `shimaid …`: one file is enough to run both. Called as `drbdadm` or `drbdsetup` it
+//! answers as these do.
 
 use std::process::ExitCode;
 
@@ -8,6 +9,9 @@ use shimai::daemon;
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let program = words.next();
+    if let Some(tool) = program.as_deref().and_then(cli::Tool::named) {
+        return tool.run(words);
+    }
     if words.next().is_some_and(|word| word == "daemon") {
         return cli::parsed(program.into_iter().chain(words)).map_or_else(|exit| exit, daemon::run);
     }

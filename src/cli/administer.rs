@@ -3,9 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 
-use super::arguments::{Arguments, Command, Status};
+use super::arguments::{Arguments, Command, Events, Status};
 use super::client::{ClientError, ask};
 use super::configuration::path_for_daemon;
+use super::poll::polled;
 use super::progress::{Progress, ProgressLine};
 use crate::control::refusal::ConfigurationRefusal;
 use crate::control::status::{RenderOptions, ResourceStatus, json, proc_drbd, text};
@@ -25,11 +26,16 @@ pub fn administer(arguments: &Arguments, mut request: Request) -> anyhow::Result
         let path = arguments.common.config.as_deref();
         request.options.config = path.map(path_for_daemon).transpose()?;
     }
-    let deadline = arguments.common.deadline(request.verb.waits());
+    let deadline = arguments.common.deadline(request.verb.waits() && !request.options.now);
     let subject = request.resource.clone().unwrap_or_else(|| "all".into());
-    let mut answer = ask(&arguments.common.socket(), request, deadline)?;
+    let socket = arguments.common.socket();
+    let mut answer = ask(&socket, request.clone(), deadline)?;
     let mut is_down = false;
-    let responses = std::iter::from_fn(|| answer.next_response().transpose()).take_while(|response| {
+    let answered: Box<dyn Iterator<Item = Result<Response, ClientError>>> = match &arguments.command {
+        Command::Events(Events { poll: true, .. }) => Box::new(polled(socket, request, answer)),
+        _ => Box::new(std::iter::from_fn(|| answer.next_response().transpose())),
+    };
+    let responses = answered.take_while(|response| {
         is_down = is_offline_too && matches!(response, Ok(Response::Failed { code: Some(NOT_UP), .. }));
         !is_down
     });

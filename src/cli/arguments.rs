@@ -167,8 +167,8 @@ pub enum Command {
     Status(Status),
     /// Show the status in the format of /proc/drbd
     Proc,
-    /// Print state changes as they happen
-    #[command(hide = true)]
+    /// Print what there is, then state changes as they happen
+    #[command(name = "events2", visible_alias = "events")]
     Events(Events),
     /// Explain the state a resource is in, and which command helps
     Why(MaybeOn),
@@ -301,9 +301,15 @@ pub struct Events {
     /// With counters
     #[arg(long)]
     pub statistics: bool,
-    /// Begin each line with the time
+    /// Begin each line with the time (UTC)
     #[arg(long)]
     pub timestamps: bool,
+    /// Changes tell everything, counters too, not only what has changed
+    #[arg(long)]
+    pub full: bool,
+    /// For each line `n` on standard input, print what has other counters than the last time
+    #[arg(long, conflicts_with = "now")]
+    pub poll: bool,
 }
 
 /// The target of a command that can do without.
@@ -423,6 +429,7 @@ impl Command {
                 options.now = events.now;
                 options.statistics = events.statistics;
                 options.timestamps = events.timestamps;
+                options.full = events.full;
             }
             _ => {}
         }
@@ -567,10 +574,10 @@ mod tests {
     fn what_is_not_served_yet_is_not_offered() {
         let help = Arguments::command().render_help().to_string();
         let offered: Vec<&str> = help.lines().filter_map(|line| line.split_whitespace().next()).collect();
-        for verb in ["verify", "resize", "events"] {
+        for verb in ["verify", "resize"] {
             assert!(!offered.contains(&verb), "{help}");
         }
-        assert!(offered.contains(&"wait-sync"));
+        assert!(offered.contains(&"wait-sync") && offered.contains(&"events2"));
     }
 
     #[test]

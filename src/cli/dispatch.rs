@@ -20,10 +20,15 @@ const EXIT_USAGE: u8 = 1;
 /// # Errors
 /// The exit code: zero for help and the version.
 pub fn parsed<A: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<A, ExitCode> {
+    understood(words).map_err(ExitCode::from)
+}
+
+/// As [`parsed`], with the exit code as a number.
+pub(super) fn understood<A: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<A, u8> {
     A::try_parse_from(words).map_err(|error| {
         // Who asked may be gone; the exit code is told to who started us.
         let _ = error.print();
-        ExitCode::from(usage_exit(&error))
+        usage_exit(&error)
     })
 }
 
@@ -34,12 +39,17 @@ fn usage_exit(error: &clap::Error) -> u8 {
 /// Does what was typed.
 #[must_use]
 pub fn run(arguments: &Arguments) -> ExitCode {
+    ExitCode::from(carry_out(arguments))
+}
+
+/// As [`run`], with the exit code as a number.
+pub(super) fn carry_out(arguments: &Arguments) -> u8 {
     match perform(arguments) {
-        Ok(exit) => ExitCode::from(exit),
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Ok(exit) => exit,
+        Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
             eprintln!("shimai: {}", sentence(&error));
-            ExitCode::from(EXIT_EXECUTION)
+            EXIT_EXECUTION
         }
     }
 }

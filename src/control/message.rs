@@ -184,6 +184,9 @@ pub struct Options {
     /// `events`: each line begins with the time.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub timestamps: bool,
+    /// `events`: a change tells everything, not only what has changed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
     /// How long the asker wants to wait; then the daemon gives up, and says for what it waited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,

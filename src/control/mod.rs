@@ -3,8 +3,8 @@
 //! A connection carries requests one after another. Each [`Request`] is answered by any number of
 //! [`Response::Progress`], [`Response::Status`] and [`Response::Text`] lines and ended by exactly one
 //! [`Response::Done`], [`Response::Refused`] or [`Response::Failed`]. What a resource looks like is the value
-//! [`ResourceStatus`](status::ResourceStatus); `status`, `--json` and `/proc/drbd` are three renderings of it, so they
-//! cannot disagree.
+//! [`ResourceStatus`](status::ResourceStatus); `status`, `--json`, `/proc/drbd` and `events2` are renderings of it, so
+//! they cannot disagree.
 //!
 //! Invariants: decoding never panics, reads at most [`LINE_BYTES_MAX`] bytes, nests at most [`DEPTH_MAX`] deep, and
 //! an error names the field it is about. DRBD's numbers, texts and exit codes stand in one table ([`refusal`]).

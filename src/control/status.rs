@@ -1,10 +1,11 @@
-//! What a resource looks like from outside, and its three renderings.
+//! What a resource looks like from outside, and its renderings.
 //!
-//! The value is what the daemon sends and what checkers look at; `text`, `json` and `proc_drbd` are for people and
-//! for scripts that already read DRBD's.
+//! The value is what the daemon sends and what checkers look at; `text`, `json`, `proc_drbd` and `events` are for people
+//! and for scripts that already read DRBD's.
 //!
 //! Sizes are in KiB except `size_sectors`, counters count since the resource came up.
 
+pub mod events;
 mod json;
 mod proc_drbd;
 #[cfg(test)]

@@ -16,6 +16,7 @@
 
 mod adjust;
 mod arguments;
+mod events;
 mod files;
 mod identifiers;
 mod life;

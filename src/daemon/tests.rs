@@ -471,3 +471,39 @@ async fn a_mistake_in_the_file_does_not_hide_what_runs() {
     assert_eq!(world.ok(Verb::Role, "all").await.text(), "Secondary/Unknown");
     world.ok(Verb::Down, "all").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_tell_what_comes_up_and_what_goes_down() {
+    let world = World::new();
+    let mut now = Request::new(Verb::Events, Some("data"));
+    now.options.now = true;
+    assert_eq!(world.request(now.clone()).await.text(), "exists -", "it is configured and may come");
+    now.volume = Some(0);
+    assert_eq!(world.request(now.clone()).await.exit(), 1);
+    (now.volume, now.resource) = (None, Some("nosuch".into()));
+    assert_eq!(world.request(now.clone()).await.exit(), 1);
+    let watched = async {
+        let mut request = Request::new(Verb::Events, Some("data"));
+        (request.options.timestamps, request.options.timeout_ms) = (true, Some(3000));
+        world.request(request).await
+    };
+    let acted = async {
+        for verb in [Verb::Up, Verb::Down] {
+            tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+            // Logs has no metadata; it comes up without its disk.
+            world.ask(verb, "all").await;
+        }
+    };
+    let (watched, ()) = tokio::join!(watched, acted);
+    let text = watched.text();
+    let lines: Vec<&str> = text.lines().map(|line| line.split_once("+00:00 ").expect("a time").1).collect();
+    assert_eq!(lines[0], "exists -");
+    assert!(lines[1].starts_with("create resource name:data role:Secondary suspended:no "), "{text}");
+    let minors: Vec<&&str> = lines.iter().filter(|line| line.starts_with("create device name:data volume:")).collect();
+    assert!(minors.len() == 2 && minors[1].contains("volume:1 minor:1"), "{text}");
+    assert_eq!(lines.last(), Some(&"destroy resource name:data"), "{text}");
+    assert!(!text.contains("name:logs"), "{text}");
+    now.resource = None;
+    now.options.full = true;
+    assert_eq!(world.request(now).await.text(), "exists -");
+}

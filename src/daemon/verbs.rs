@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::node::Node;
 use super::problem::Problem;
 use super::server::Out;
-use super::{adjust, identifiers, operate, query};
+use super::{adjust, events, identifiers, operate, query};
 use crate::control::{Options, Request, Response, Verb};
 
 /// Carries out a request; the line that ends its answer.
@@ -44,7 +44,8 @@ async fn perform(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<
         Verb::Down => operate::down(node, request, out).await?,
         Verb::Version => out.say(Response::Text(format!("shimaid {}", env!("CARGO_PKG_VERSION")))).await,
         Verb::Shutdown => operate::shut_down(node, out).await,
-        Verb::Events | Verb::Verify | Verb::Resize => {
+        Verb::Events => events::watch(node, request, out).await?,
+        Verb::Verify | Verb::Resize => {
             return Err(Problem::NotServed { sentence: format!("{} is not available yet", request.verb) });
         }
         _ => operate::every(node, request, out).await?,
@@ -55,8 +56,9 @@ async fn perform(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<
 /// An option that the verb does not know: one that has no effect must not be taken for one that has.
 fn foreign_option(request: &Request) -> Option<&'static str> {
     use Verb as V;
-    let Options { force, discard_my_data, clear_bitmap, assume_clean, now, statistics, timestamps, config, .. } =
-        &request.options;
+    let Options {
+        force, discard_my_data, clear_bitmap, assume_clean, now, statistics, timestamps, full, config, ..
+    } = &request.options;
     let is_one_of = |verbs: &[Verb]| verbs.contains(&request.verb);
     let rows = [
         (*force, "force", is_one_of(&[V::Primary, V::Detach, V::Disconnect])),
@@ -66,6 +68,7 @@ fn foreign_option(request: &Request) -> Option<&'static str> {
         (*now, "now", is_one_of(&[V::Events])),
         (*statistics, "statistics", is_one_of(&[V::Events])),
         (*timestamps, "timestamps", is_one_of(&[V::Events])),
+        (*full, "full", is_one_of(&[V::Events])),
         (config.is_some(), "config", is_one_of(&[V::Up, V::Adjust, V::AdjustPlan])),
     ];
     rows.into_iter().find(|(is_set, _, is_known)| *is_set && !is_known).map(|(_, name, _)| name)

@@ -1,7 +1,7 @@
 //! The one clock: nanoseconds since boot, counting the time the machine was suspended.
 //!
 //! `CLOCK_BOOTTIME` and not `CLOCK_MONOTONIC`: a lease that slept through a suspend must be seen to have ended.
-//! Nothing else in the program may ask for the time of day to decide anything.
+//! Nothing in the program may ask for the time of day to decide anything; people read it.
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -16,6 +16,13 @@ pub fn now() -> Instant {
     let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
     let nanoseconds = u64::try_from(time.tv_nsec()).unwrap_or(0);
     Instant::from_nanos(seconds.saturating_mul(NANOSECONDS_PER_SECOND).saturating_add(nanoseconds))
+}
+
+/// The time of day, since the beginning of 1970 (UTC): for people to read, and for nothing else.
+#[must_use]
+pub fn time_of_day() -> std::time::Duration {
+    let time = clock_gettime(ClockId::CLOCK_REALTIME).expect("every kernel has CLOCK_REALTIME");
+    std::time::Duration::from(time)
 }
 
 /// Lets time pass on this thread. Only helper threads that ask the system again and again may use it; whoever can wait for

@@ -16,6 +16,7 @@ mod harness;
 mod hostile;
 mod huge;
 mod lifecycle;
+mod names;
 mod nbd_clients;
 mod overlapping;
 mod partitions;

@@ -4,4 +4,5 @@ mod commands;
 mod config;
 mod metadata;
 mod options;
+mod tools;
 mod wire;

@@ -39,6 +39,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nbd-client", "nbd-client"),
     ("drbdadm", "drbd-utils"),
     ("drbdsetup", "drbd-utils"),
+    ("drbdmon", "drbd-utils"),
+    ("script", "bsdutils"),
     ("fsck.ext4", "e2fsprogs"),
     ("blkdiscard", "util-linux"),
     ("blockdev", "util-linux"),

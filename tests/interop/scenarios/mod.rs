@@ -1,5 +1,6 @@
 //! What two nodes do together, each thing with either of them as the one that acts.
 
+mod events;
 mod meeting;
 mod migration;
 mod resync;
@@ -41,6 +42,7 @@ pub(crate) const TABLE: &[Row] = both_ways![
     "roles and partings" meeting::roles_and_partings,
     "a second Primary" meeting::second_primary,
     "failover" meeting::failover,
+    "events" events::told_alike,
     "protocol A" writes::protocol_a,
     "protocol B" writes::protocol_b,
     "protocol C" writes::protocol_c,
