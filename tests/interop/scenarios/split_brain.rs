@@ -171,10 +171,14 @@ pub(crate) fn violently(lab: &mut Lab, actor: Side) {
     assert!(pair.read(actor, THERE, BLOCK as usize) == bytes(200, BLOCK as usize), "it is still Primary");
 }
 
-/// As before, but a Primary does not become target.
+/// As before, but a Primary does not become target. The other one would be its source, and goes on looking for it.
 pub(crate) fn not_violently(lab: &mut Lab, actor: Side) {
     let net = &["after-sb-0pri discard-least-changes", "after-sb-1pri violently-as0p"];
     let pair = parted(lab, actor, &Case { net, writes: (2, 5), primaries: (true, false) });
     pair.heal();
-    wait_alone(&pair);
+    pair.wait("the Primary is alone", |ours, theirs| match actor {
+        Side::Ours => ours.starts_with("StandAlone Primary UpToDate"),
+        Side::Kernels => theirs.connection == "StandAlone" && theirs.roles.starts_with("Primary"),
+    });
+    assert!(pair.read(actor, BLOCK, BLOCK as usize) == bytes(101, BLOCK as usize), "with what it wrote");
 }
