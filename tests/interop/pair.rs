@@ -127,6 +127,9 @@ impl<'a> Pair<'a> {
         make_sparse(&disk, DISK_MIB << 20);
         let inside = PathBuf::from("/dev/vda");
         let files = [&disk, &inside].map(|disk| vec![Files { disk: disk.clone(), metadata: disk.clone() }]);
+        let mut options = options.clone();
+        // The loss of a peer is noticed as soon as it can be.
+        options.net.extend(["ping-int 1", "connect-int 1"]);
         let text = options.text(&files);
         let place = MetadataPlace { format: options.formats[0], meta_disk: MetaDisk::Internal, file: disk.clone() };
         let ours = Node::new("alpha", lab.namespace.clone(), folder.path().to_owned(), (vec![disk], vec![place]));

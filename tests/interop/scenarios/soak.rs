@@ -149,7 +149,7 @@ impl Soak<'_> {
     }
 }
 
-/// A few rounds, or rounds for as many seconds as `SHIMAI_INTEROP_SECONDS` says.
+/// Half of what can happen, the other half with the other node as the first Primary; or rounds for as many seconds as `SHIMAI_INTEROP_SECONDS` says.
 pub(crate) fn soak(lab: &mut Lab, actor: Side) {
     let dice = Dice::new(seed(700) + u64::from(actor == Side::Ours));
     let limit = std::env::var("SHIMAI_INTEROP_SECONDS").ok().map(|text| {
@@ -161,10 +161,11 @@ pub(crate) fn soak(lab: &mut Lab, actor: Side) {
     let mut soak = Soak { pair, primary: actor, dice, shadow: vec![0; BYTES as usize], written: 0 };
     let begin = Instant::now();
     let mut rounds = 0;
-    while limit.map_or(rounds < HAPPENINGS.len(), |limit| begin.elapsed() < limit) {
+    while limit.map_or(rounds < HAPPENINGS.len().div_ceil(2), |limit| begin.elapsed() < limit) {
         // Each happens once before the dice decide.
         let dice = soak.dice.below(HAPPENINGS.len() as u64) as usize;
-        let happening = HAPPENINGS.get(rounds).copied().unwrap_or(HAPPENINGS[dice]);
+        let next = 2 * rounds + usize::from(actor == Side::Ours);
+        let happening = HAPPENINGS.get(next).copied().unwrap_or(HAPPENINGS[dice]);
         println!("round {rounds}, {} is Primary: {happening:?}", soak.primary);
         soak.play(happening);
         rounds += 1;
