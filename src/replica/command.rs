@@ -7,8 +7,9 @@ use super::link::Connection;
 use super::metadata_writer::Then;
 use super::promotion::Promotion;
 use super::refusal::Refusal;
+use super::settings::Fencing;
 use super::state::{Origin, View};
-use super::state_request::Agreement;
+use super::state_request::{Agreement, Leaving};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
 use crate::generation;
 use crate::model::ids::CommandId;
@@ -83,7 +84,8 @@ impl Resource {
             Command::WaitConnect => return self.commands.wait_connect.push(id),
             Command::WaitSync { volume } => return self.commands.wait_sync.push((volume, id)),
             Command::Down => return self.begin_down(id),
-            Command::Adjust { peers, volumes } => {
+            Command::Adjust { peers, volumes, handlers } => {
+                self.settings.handlers = handlers;
                 self.adjust(peers, volumes);
                 Ok(())
             }
@@ -128,7 +130,8 @@ impl Resource {
                     return self.answer(id, Err(refusal));
                 }
                 asked = true;
-                self.ask_connection(0, peer, ConnectionState::Disconnecting, Agreement::Disconnect(id));
+                let how = if self.outdates_on_leaving(peer) { Leaving::OutdatesPeer } else { Leaving::Plain };
+                self.ask_to_leave(peer, how, id);
             } else if self.peers[peer].conn != ConnectionState::StandAlone {
                 self.leave(peer);
             }
@@ -138,11 +141,17 @@ impl Resource {
         }
     }
 
+    /// Whether the peer's disk must be old when we leave: a Primary with a fencing policy does not go on alone otherwise.
+    fn outdates_on_leaving(&self, peer: usize) -> bool {
+        self.role == Role::Primary && self.peers[peer].settings.fencing != Fencing::DontCare
+    }
+
     /// A Primary that needs the peer's data keeps the peer.
     fn refuse_to_disconnect(&self, peer: usize) -> Option<Refusal> {
         (0..self.volumes.len()).find_map(|volume| {
             let view = self.view(volume, peer);
-            let wanted = View { conn: ConnectionState::Disconnecting, ..view };
+            let pdsk = if self.outdates_on_leaving(peer) { view.pdsk.min(DiskState::Outdated) } else { view.pdsk };
+            let wanted = View { conn: ConnectionState::Disconnecting, pdsk, ..view };
             let code = super::state::transition(view, wanted, self.rules(volume), Origin::Wish).err()?;
             let number = self.volumes[volume].settings.number;
             let sentence = format!("{}; volume {number} is {} here", code.text(), view.disk);
@@ -302,9 +311,15 @@ impl Resource {
     }
 
     fn set_suspended(&mut self, suspended: bool) -> Result<(), Refusal> {
+        if !suspended && self.door.is_frozen() && (0..self.peers.len()).any(|peer| self.is_shaking_hands(peer)) {
+            // A new generation would be due, and generations are being compared.
+            let sentence = "the nodes are comparing what they have; try again";
+            return Err(Refusal::state(StateRefusal::InTransientState, sentence));
+        }
         self.suspended = suspended;
         if !suspended {
             self.suspended_no_data = false;
+            self.thaw("an operator resumed I/O");
             for volume in 0..self.volumes.len() {
                 self.release_frozen(volume);
                 self.settle_blocked(volume);

@@ -5,6 +5,7 @@
 
 use super::Resource;
 use super::action::LogLevel;
+use super::handler::Handler;
 use super::state::{Origin, View};
 use crate::control::refusal::StateRefusal;
 use crate::generation::{
@@ -233,7 +234,13 @@ impl Resource {
         self.log(LogLevel::Info, format!("volume {number}: self {own}"));
         self.log(LogLevel::Info, format!("volume {number}: peer {other}"));
         self.log(LogLevel::Info, format!("volume {number}: {verdict}: {}", decision.sentence()));
+        if decision.split_brain {
+            self.run_handler(Handler::InitialSplitBrain, Some(volume), Some(peer));
+        }
         if let Outcome::Refuse(reason) = decision.outcome {
+            if reason == RefuseReason::SplitBrain {
+                self.run_handler(Handler::SplitBrain, Some(volume), Some(peer));
+            }
             return Err(reason);
         }
         if dry_run {
@@ -242,6 +249,7 @@ impl Resource {
         }
         if decision.demote_first {
             // No handler demotes a Primary for a policy, so the policy that asks for one has no answer.
+            self.run_handler(Handler::SplitBrain, Some(volume), Some(peer));
             return Err(RefuseReason::SplitBrain);
         }
         if let Some(repair) = verdict.repair {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use shimai::metadata::layout::{Format, Layout, Placement, Striping};
 use shimai::model::ids::{NodeId, VolumeNumber};
+use shimai::replica::handler::Handler;
 use shimai::replica::settings::{OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
 use shimai::wire::auth::{DigestAlgorithm, HmacAlgorithm};
 use shimai::wire::packet::ReplicationProtocol;
@@ -153,6 +154,10 @@ pub(crate) struct Profile {
     pub(crate) other_pace: Option<ResyncSettings>,
     /// The features that are offered, of those that both machines know.
     pub(crate) features: u32,
+    /// What both nodes' configurations name.
+    pub(crate) handlers: BTreeMap<Handler, String>,
+    /// How every handler ends.
+    pub(crate) handler_exit: Option<u8>,
     pub(crate) peer: PeerSettings,
     pub(crate) volume: VolumeSettings,
 }
@@ -193,6 +198,8 @@ impl Profile {
             external: None,
             other_pace: None,
             features: u32::MAX,
+            handlers: BTreeMap::new(),
+            handler_exit: Some(0),
             peer: draw_peer(volumes > 1, rng),
             volume: draw_volume(large, rng),
         };
@@ -357,6 +364,7 @@ impl Profile {
                 ..self.peer.clone()
             }],
             suspend_without_data: self.seed.is_multiple_of(3),
+            handlers: self.handlers.clone(),
             seed,
         }
     }

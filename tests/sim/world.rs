@@ -9,7 +9,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use shimai::metadata::layout::Layout;
-use shimai::model::ids::CommandId;
+use shimai::model::ids::{CommandId, HandlerId};
 use shimai::replica::Resource;
 use shimai::replica::action::Action;
 use shimai::replica::event::{Command, Event};
@@ -69,6 +69,11 @@ pub(crate) enum Happening {
         node: usize,
         life: u32,
         peer: usize,
+    },
+    HandlerEnds {
+        node: usize,
+        life: u32,
+        id: HandlerId,
     },
     Timer {
         node: usize,
@@ -324,6 +329,7 @@ impl World {
             Happening::Opened { link, side } => self.on_opened(link, side),
             Happening::Notice { link, side } => self.on_notice(link, side),
             Happening::Dial { node, life, peer } => self.on_dial(node, life, peer),
+            Happening::HandlerEnds { node, life, id } => self.on_handler_end(node, life, id),
             Happening::DialFailed { node, life, peer } => self.on_dial_failed(node, life, peer),
             Happening::Timer { node, life } => self.on_timer(node, life),
             Happening::Burst { volume } => self.on_burst(volume),
@@ -409,6 +415,12 @@ impl World {
                 if let Err(text) = self.operator.answered(id, result.is_ok()) {
                     self.fail("R1", text);
                 }
+            }
+            Action::RunHandler { id, .. } => {
+                // The profile says how handlers end, and the wire how long they take.
+                let life = self.nodes[node].life;
+                let delay = self.rng.wire.spread(1000 * MICROSECOND, 1_000_000 * MICROSECOND);
+                self.after(delay, Happening::HandlerEnds { node, life, id });
             }
             Action::Log { level, sentence } => {
                 self.note(|| format!("{}: [{level:?}] {sentence}", name(node)));
