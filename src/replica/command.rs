@@ -29,6 +29,8 @@ pub(super) struct Commands {
     wait_connect: Vec<CommandId>,
     wait_sync: Vec<(usize, CommandId)>,
     down: Option<CommandId>,
+    /// A Primary with a fencing policy has been asked to let us go.
+    parting_asked: bool,
     /// Connections to leave at the end of this event.
     pub(super) disconnect_now: Vec<usize>,
 }
@@ -459,6 +461,21 @@ impl Resource {
             && (view.disk == DiskState::UpToDate || self.is_client(volume))
     }
 
+    /// A Primary with a fencing policy would fence a peer that just goes: it is told, once, that our disks are old from then
+    /// on. True while its answer is waited for.
+    fn parts_from_primary(&mut self, peer: usize) -> bool {
+        let is_connected =
+            (0..self.volumes.len()).any(|volume| self.view(volume, peer).conn >= ConnectionState::Connected);
+        let concerns = self.peers[peer].role == Role::Primary && self.peers[peer].settings.fencing != Fencing::DontCare;
+        if !is_connected || !concerns {
+            return false;
+        }
+        if !std::mem::replace(&mut self.commands.parting_asked, true) {
+            self.ask_to_leave(peer, Leaving::OutdatesUs, CommandId::OF_THE_MACHINE);
+        }
+        self.peers[peer].request.is_some()
+    }
+
     /// Down: demote, leave, detach, in this order, as each becomes possible.
     fn settle_down(&mut self) {
         let Some(id) = self.commands.down else { return };
@@ -471,6 +488,9 @@ impl Resource {
         }
         self.going_down = true;
         for peer in 0..self.peers.len() {
+            if self.parts_from_primary(peer) {
+                return;
+            }
             if self.peers[peer].conn != ConnectionState::StandAlone {
                 self.leave(peer);
             }
@@ -487,6 +507,7 @@ impl Resource {
         }
         if self.volumes.iter().all(|volume| volume.disk_state == DiskState::Diskless) {
             self.commands.down = None;
+            self.commands.parting_asked = false;
             self.going_down = false;
             self.answer(id, Ok(()));
         }

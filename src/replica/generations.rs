@@ -96,8 +96,32 @@ impl Resource {
                 self.begin_generation_after_sync(volume, peer);
                 self.begin_generation_if_none(volume, peer);
             }
-            OnLoss::Wait => self.peers[peer].volumes[volume].generation_due = true,
+            OnLoss::Wait => {
+                let is_due = self.needs_generation(volume, peer);
+                self.peers[peer].volumes[volume].generation_due |= is_due;
+            }
         }
+    }
+
+    /// Whether the peer may hold our generation as good.
+    fn needs_generation(&self, volume: usize, peer: usize) -> bool {
+        let index = self.generation_index(volume, peer);
+        let disk = self.volumes[volume].disk.as_ref();
+        let counts = disk.is_none_or(|disk| !disk.superblock.generations.bitmap[index].is_none());
+        self.peers[peer].volumes[volume].target_may_be_done || !counts
+    }
+
+    /// Frozen, with a peer that does not understand why our bits should count between equal generations: the next attempt
+    /// tells it of another one. True if this one must end.
+    pub(super) fn begin_due_generations(&mut self, peer: usize) -> bool {
+        let due: Vec<usize> =
+            (0..self.volumes.len()).filter(|volume| self.peers[peer].volumes[*volume].generation_due).collect();
+        for volume in &due {
+            self.peers[peer].volumes[*volume].generation_due = false;
+            self.begin_generation_after_sync(*volume, peer);
+            self.begin_generation_if_none(*volume, peer);
+        }
+        !due.is_empty()
     }
 
     /// What applications have seen last, now that the disk (which was worth `old`) is gone. Next to a disk that was being

@@ -104,9 +104,9 @@ impl World {
         }
     }
 
-    pub(crate) fn on_handler_end(&mut self, node: usize, life: u32, id: HandlerId) {
+    pub(crate) fn on_handler_end(&mut self, node: usize, life: u32, id: HandlerId, exit: Option<u8>) {
         if self.is_up(node) && self.nodes[node].life == life {
-            self.deliver(node, Event::HandlerEnded { id, exit: self.profile.handler_exit });
+            self.deliver(node, Event::HandlerEnded { id, exit });
         }
     }
 

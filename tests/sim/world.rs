@@ -13,6 +13,7 @@ use shimai::model::ids::{CommandId, HandlerId};
 use shimai::replica::Resource;
 use shimai::replica::action::Action;
 use shimai::replica::event::{Command, Event};
+use shimai::replica::handler::Handler;
 
 use crate::client::Client;
 use crate::host::{Node, Process};
@@ -74,6 +75,7 @@ pub(crate) enum Happening {
         node: usize,
         life: u32,
         id: HandlerId,
+        exit: Option<u8>,
     },
     Timer {
         node: usize,
@@ -329,7 +331,7 @@ impl World {
             Happening::Opened { link, side } => self.on_opened(link, side),
             Happening::Notice { link, side } => self.on_notice(link, side),
             Happening::Dial { node, life, peer } => self.on_dial(node, life, peer),
-            Happening::HandlerEnds { node, life, id } => self.on_handler_end(node, life, id),
+            Happening::HandlerEnds { node, life, id, exit } => self.on_handler_end(node, life, id, exit),
             Happening::DialFailed { node, life, peer } => self.on_dial_failed(node, life, peer),
             Happening::Timer { node, life } => self.on_timer(node, life),
             Happening::Burst { volume } => self.on_burst(volume),
@@ -416,11 +418,12 @@ impl World {
                     self.fail("R1", text);
                 }
             }
-            Action::RunHandler { id, .. } => {
-                // The profile says how handlers end, and the wire how long they take.
+            Action::RunHandler { id, handler, .. } => {
+                self.note(|| format!("{}: runs {}", name(node), handler.name()));
+                let exit = if handler == Handler::FencePeer { self.profile.fence_exit } else { Some(0) };
                 let life = self.nodes[node].life;
                 let delay = self.rng.wire.spread(1000 * MICROSECOND, 1_000_000 * MICROSECOND);
-                self.after(delay, Happening::HandlerEnds { node, life, id });
+                self.after(delay, Happening::HandlerEnds { node, life, id, exit });
             }
             Action::Log { level, sentence } => {
                 self.note(|| format!("{}: [{level:?}] {sentence}", name(node)));

@@ -261,6 +261,26 @@ fn a_secondary_that_leaves_a_fencing_primary_outdates_itself() {
 }
 
 #[test]
+fn a_secondary_that_goes_down_outdates_itself_first() {
+    let mut scene = Scene::begin_with(fencing(Fencing::ResourceAndStonith));
+    scene.greet(&EQUAL);
+    let word = StateWord::default()
+        .with_role(Role::Primary.number())
+        .with_peer(Role::Unknown.number())
+        .with_conn(ConnectionState::WfReportParams.number())
+        .with_disk(DiskState::UpToDate.number())
+        .with_pdsk(DiskState::Unknown.number());
+    scene.say(Stream::Data, &Packet::State(word));
+    assert_eq!((scene.state().conn, scene.state().peer), (ConnectionState::Connected, Role::Primary));
+    let id = scene.command(Command::Down);
+    assert_eq!((scene.answers.get(&id), scene.state().conn), (None, ConnectionState::Connected));
+    scene.say(Stream::Meta, &Packet::ConnectionStateChangeReply(1));
+    assert_eq!(scene.answers.get(&id), Some(&true));
+    scene.attach();
+    assert_eq!(scene.state().disk, DiskState::Outdated);
+}
+
+#[test]
 fn a_secondary_that_is_left_by_a_fencing_primary_is_outdated() {
     let mut scene = Scene::begin_with(fencing(Fencing::ResourceOnly));
     scene.shake_hands(&EQUAL);
