@@ -92,7 +92,7 @@ fn writes_freeze_until_the_lost_peer_is_fenced() {
     assert_eq!(read_at(&a.disks[0], 4096, 4096), [0; 4096], "it has not begun");
 
     fs::remove_file(folder(a).join("hold")).expect("it is there");
-    nbd.reply().expect("the write is answered");
+    nbd.reply().expect("there is an answer").1.expect("the write is done");
     let status = a.status();
     assert!(!status.suspended.any());
     assert_eq!(peer(&status).volumes[0].peer_disk, DiskState::Outdated);
