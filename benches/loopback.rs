@@ -10,7 +10,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -51,6 +51,7 @@ impl Server {
             peers: vec![PeerAddresses { mine: nowhere, peer: nowhere, stream: StreamOptions::default() }],
             backing: vec![Some(BackingPaths { data, metadata: None, slot: None })],
             nbd: vec![NbdListen::Unix(folder.path().join("nbd"))],
+            configuration: PathBuf::new(),
             direct,
             lock_patience: Duration::from_secs(10),
         };

@@ -1,5 +1,6 @@
 //! Settings that benchmarks of whole resources share.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shimai::model::ids::{NodeId, VolumeNumber};
@@ -14,6 +15,7 @@ pub(crate) fn settings(number: u8) -> Settings {
         volumes: vec![volume()],
         peers: vec![peer(1 - number)],
         suspend_without_data: false,
+        handlers: BTreeMap::new(),
         seed: [number; 32],
     }
 }

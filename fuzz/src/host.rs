@@ -172,6 +172,7 @@ impl Host {
             }
             Action::Throttle { socket, stop } => self.throttle(socket, stop),
             Action::Close { socket, .. } => drop(self.sockets.remove(&socket)),
+            Action::RunHandler { id, .. } => self.events.push_back(Event::HandlerEnded { id, exit: Some(0) }),
             Action::ReleaseDisk { .. } | Action::Reply { .. } | Action::Answer { .. } | Action::Log { .. } => {}
         }
     }
@@ -231,6 +232,7 @@ fn settings() -> Settings {
         volumes: vec![volume()],
         peers: vec![peer()],
         suspend_without_data: false,
+        handlers: BTreeMap::new(),
         seed: [7; 32],
     }
 }

@@ -95,8 +95,10 @@ impl<'a> Settings<'a> {
     }
 }
 
-pub(super) fn net(net: &Settings, disk: &Settings) -> NetOptions {
-    let fencing = net.written("fencing").or_else(|| disk.written("fencing")).and_then(Fencing::from_word);
+/// `disks`: what the volumes say, of which the strictest `fencing` counts where `net` has none.
+pub(super) fn net(net: &Settings, disks: &[Settings]) -> NetOptions {
+    let strictest = disks.iter().filter_map(|disk| disk.written("fencing")).filter_map(Fencing::from_word).max();
+    let fencing = net.written("fencing").and_then(Fencing::from_word).or(strictest);
     NetOptions {
         protocol: net.choice("protocol", ReplicationProtocol::from_word, ReplicationProtocol::C),
         timeout: net.duration("timeout"),

@@ -99,17 +99,15 @@ impl Lints<'_> {
         let (name, section, value) = (line.spec.name, line.spec.section, line.value.as_str());
         let is_default = line.spec.default == Some(value) && !DEFAULTS_NOT_KEPT.contains(&(section, name));
         match (section, name, value) {
-            (Section::Handlers, ..) => self.say(&line.place, format!("handler {name} is not called yet")),
+            (Section::Handlers, ..) if !line.spec.effect => {
+                self.say(&line.place, format!("handler {name} is not called yet"))
+            }
             // Nothing is ever reported, so this is what happens.
             (Section::Global, "usage-count", "no") => {}
             (Section::Net, "verify-alg", _) => self.say(
                 &line.place,
                 "verify-alg is compared with the peer's when they connect; online verification is not served yet"
                     .into(),
-            ),
-            (Section::Disk, "on-io-error", "call-local-io-error") => self.say(
-                &line.place,
-                "on-io-error call-local-io-error detaches the disk; the handler is not called yet".into(),
             ),
             (Section::Net, "cram-hmac-alg", _) => self.algorithm(line, &self.served.macs),
             (Section::Net, "csums-alg" | "data-integrity-alg", _) => self.algorithm(line, &self.served.digests),

@@ -324,7 +324,7 @@ table! {
         "use-rle" Kind::Boolean, YES, Both, true, [] "Compress bitmaps on the wire.";
         "socket-check-timeout" number(Unit::Tenth, 0, 300), Some("0"), Both, false, []
             "Limit of the first exchange on a new socket; 0 is ping-timeout.";
-        "fencing" Kind::Choice(Fencing::WORDS), Some("dont-care"), Nine, false, []
+        "fencing" Kind::Choice(Fencing::WORDS), Some("dont-care"), Nine, true, []
             "What a Primary does before it goes on without this peer.";
         "max-buffers" number(Unit::Page, 32, 131_072), Some("2048"), Both, true, []
             "Memory for data received from the peer.";
@@ -352,7 +352,7 @@ table! {
             "Pieces in one request to the backing device.";
         "on-io-error" Kind::Choice(OnIoError::WORDS), Some("detach"), Both, true, []
             "What to do when the backing device fails.";
-        "fencing" Kind::Choice(Fencing::WORDS), Some("dont-care"), Eight, false, []
+        "fencing" Kind::Choice(Fencing::WORDS), Some("dont-care"), Eight, true, []
             "What a Primary does before it goes on without its peer.";
         "disk-barrier" Kind::Boolean, NO, Both, false, [] "Order writes by barriers of the backing device.";
         "disk-flushes" Kind::Boolean, YES, Both, true, [] "Flush the backing device between epochs.";
@@ -416,17 +416,17 @@ table! {
         "sockopt-keepalive" Kind::Boolean, None, Both, false, [] "Keep the proxy's idle sockets alive.";
     }
     Handlers {
-        "pri-on-incon-degr" HANDLER, None, Both, false, [] "A Primary has lost its last good copy.";
-        "pri-lost-after-sb" HANDLER, None, Both, false, [] "A Primary lost after split brain and could not step down.";
-        "pri-lost" HANDLER, None, Both, false, [] "A Primary would have to take the peer's data.";
-        "initial-split-brain" HANDLER, None, Both, false, [] "Split brain was found; it may still be resolved.";
-        "split-brain" HANDLER, None, Both, false, [] "Split brain was found and could not be resolved.";
-        "fence-peer" HANDLER, None, Both, false, ["outdate-peer"] "A Primary needs to know that its peer cannot write.";
-        "unfence-peer" HANDLER, None, Both, false, [] "The peer has good data again.";
-        "local-io-error" HANDLER, None, Both, false, [] "The backing device failed.";
-        "before-resync-target" HANDLER, None, Both, false, [] "This node is about to take the peer's data.";
-        "after-resync-target" HANDLER, None, Both, false, [] "This node has taken the peer's data.";
-        "before-resync-source" HANDLER, None, Both, false, [] "This node is about to give its data.";
+        "pri-on-incon-degr" HANDLER, None, Both, true, [] "A Primary has lost its last good copy.";
+        "pri-lost-after-sb" HANDLER, None, Both, true, [] "A Primary lost after split brain and could not step down.";
+        "pri-lost" HANDLER, None, Both, true, [] "A Primary would have to take the peer's data.";
+        "initial-split-brain" HANDLER, None, Both, true, [] "Split brain was found; it may still be resolved.";
+        "split-brain" HANDLER, None, Both, true, [] "Split brain was found and could not be resolved.";
+        "fence-peer" HANDLER, None, Both, true, ["outdate-peer"] "A Primary needs to know that its peer cannot write.";
+        "unfence-peer" HANDLER, None, Both, true, [] "The peer has good data again.";
+        "local-io-error" HANDLER, None, Both, true, [] "The backing device failed.";
+        "before-resync-target" HANDLER, None, Both, true, [] "This node is about to take the peer's data.";
+        "after-resync-target" HANDLER, None, Both, true, [] "This node has taken the peer's data.";
+        "before-resync-source" HANDLER, None, Both, true, [] "This node is about to give its data.";
         "out-of-sync" HANDLER, None, Both, false, [] "Online verification found differences.";
         "quorum-lost" HANDLER, None, Nine, false, [] "A volume of a Primary lost its quorum.";
         "disconnected" HANDLER, None, Nine, false, [] "A connection went down.";

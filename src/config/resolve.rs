@@ -230,7 +230,8 @@ impl<'a> View<'a> {
         let own = &self.resource.sections;
         let empty = Options::default();
         let net = [&self.common.net, &own.net, link.net.unwrap_or(&empty)];
-        let disk = Settings::new(Section::Disk, &[&self.common.disk, &own.disk]);
+        let places = volumes.iter().map(|volume| [&self.common.disk, &own.disk, &volume.disk_options]);
+        let disks: Vec<_> = places.map(|places| Settings::new(Section::Disk, &places)).collect();
         let is_diskless = |volume: &&VolumeConfig| volume.disk.as_ref().is_some_and(|disk| disk.value == "none");
         let peer_volumes = volumes_of(self.resource, host);
         Ok(Peer {
@@ -239,7 +240,7 @@ impl<'a> View<'a> {
             my_address,
             address,
             more_paths: paths.collect(),
-            net: fill::net(&Settings::new(Section::Net, &net), &disk),
+            net: fill::net(&Settings::new(Section::Net, &net), &disks),
             volumes: volumes.iter().map(|volume| self.peer_volume(link, volume)).collect(),
             diskless_volumes: peer_volumes.iter().filter(is_diskless).map(|v| VolumeNumber(v.number)).collect(),
         })

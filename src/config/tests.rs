@@ -271,14 +271,14 @@ fn a_missing_configuration_has_no_place_in_it() {
 #[test]
 fn lint_names_what_has_no_effect() {
     let config = good(&format!(
-        "resource r {{ net {{ verify-alg crc32c; tcp-cork yes; }} handlers {{ split-brain x; }} {TWO} }}"
+        "resource r {{ net {{ verify-alg crc32c; tcp-cork yes; }} handlers {{ split-brain x; pri-lost x; }} {TWO} }}"
     ));
     let lints: Vec<String> = config.lint(None, &served()).iter().map(ToString::to_string).collect();
     assert_eq!(
         lints,
         [
             "main.conf:1:20: verify-alg is compared with the peer's when they connect; online verification is not served yet",
-            "main.conf:1:66: handler split-brain is not called yet",
+            "main.conf:1:81: handler pri-lost is not called yet",
         ]
     );
 }
@@ -304,7 +304,7 @@ fn lint_passes_over_nothing() {
         (two("options { auto-promote yes; }"), "auto-promote in section options has no effect yet"),
         (two("options { auto-promote no; }"), "auto-promote in section options has no effect yet"),
         (two("disk { al-updates yes; }"), ""),
-        (two("disk { on-io-error call-local-io-error; }"), "on-io-error call-local-io-error detaches the disk"),
+        (two("disk { on-io-error call-local-io-error; }"), ""),
         (two("disk { resync-after nosuch/0; }"), "resync-after names \"nosuch\", which is no resource"),
         (two("proxy { plugin { zstd level 5; } }"), "plugins of the proxy have no effect yet"),
         (

@@ -54,13 +54,15 @@ pub struct Suspended {
     pub user: bool,
     /// No disk, here or there, has the data.
     pub no_data: bool,
+    /// It is not known whether the peer, which cannot be reached, is in use.
+    pub fencing: bool,
 }
 
 impl Suspended {
     /// For any reason.
     #[must_use]
     pub const fn any(self) -> bool {
-        self.user || self.no_data
+        self.user || self.no_data || self.fencing
     }
 }
 
@@ -290,7 +292,7 @@ impl ResyncSuspended {
 impl Suspended {
     /// `no` or the list of reasons.
     fn list(self) -> String {
-        list(&[(self.user, "user"), (self.no_data, "no-data")])
+        list(&[(self.user, "user"), (self.no_data, "no-data"), (self.fencing, "fencing")])
     }
 }
 

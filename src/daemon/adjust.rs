@@ -172,7 +172,8 @@ fn changed_options(now: &Resource, wanted: &Resource, attached: &[usize]) -> Vec
         before != *after
     });
     let rates = volumes().any(|(_, (before, after))| before.resync != after.resync);
-    let rows = [(net, "net"), (disk, "disk"), (rates, "resync")];
+    let handlers = before.handlers != after.handlers;
+    let rows = [(net, "net"), (disk, "disk"), (rates, "resync"), (handlers, "handlers")];
     rows.into_iter().filter(|(is_changed, _)| *is_changed).map(|(_, what)| what).collect()
 }
 
@@ -330,8 +331,8 @@ async fn apply(
     match step {
         Step::Disconnect => running.command(Command::Disconnect { force: false }).await,
         Step::Options(_) | Step::Later(..) => {
-            let (peers, volumes) = (target.peers.clone(), target.volumes.clone());
-            running.command(Command::Adjust { peers, volumes }).await?;
+            let (peers, volumes, handlers) = (target.peers.clone(), target.volumes.clone(), target.handlers.clone());
+            running.command(Command::Adjust { peers, volumes, handlers }).await?;
             running.was_told(wanted.clone(), attached);
             Ok(())
         }
@@ -411,7 +412,7 @@ mod tests {
             &["adjust data    # disk", "attach data/0"],
         );
         let flags = resource("tcp-cork no;", "on-io-error call-local-io-error; disk-timeout 3;", 7788);
-        case(&flags, "Connected", DiskState::UpToDate, &[]);
+        case(&flags, "Connected", DiskState::UpToDate, &["adjust data    # disk"]);
         case(
             &resource("", "on-io-error pass_on; size 8M;", 7788),
             "Connected",

@@ -198,7 +198,8 @@ impl Node {
         let socket = self.nbd_socket(&resource.name);
         let mut nbd = vec![NbdListen::Unix(socket.clone())];
         nbd.extend(self.nbd_address(position).map(NbdListen::Tcp));
-        let surroundings = Surroundings { nbd, direct: !self.arguments.buffered, seed };
+        let configuration = std::path::absolute(config.main_file()).unwrap_or_else(|_| config.main_file().into());
+        let surroundings = Surroundings { nbd, configuration, direct: !self.arguments.buffered, seed };
         let spec = specification(&resource, surroundings)
             .map_err(|error| Problem::NotServed { sentence: error.to_string() })?;
         let name = resource.name.clone();

@@ -3,13 +3,14 @@
 //!
 //! What the configuration may say and we do not serve is refused here, with a sentence that names it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{
-    Address, Family, MetaDisk, NetOptions, OnIoError as ConfiguredOnIoError, OnNoData, Peer, PeerDeviceOptions,
-    ReplicationProtocol as ConfiguredProtocol, Resource, RrConflict, Volume,
+    Address, Family, Fencing as ConfiguredFencing, MetaDisk, NetOptions, OnIoError as ConfiguredOnIoError, OnNoData,
+    Peer, PeerDeviceOptions, ReplicationProtocol as ConfiguredProtocol, Resource, RrConflict, Volume,
 };
 use crate::engine::specification::LOCK_PATIENCE;
 use crate::engine::{BackingPaths, NbdListen, PeerAddresses, ResourceSpec};
@@ -17,8 +18,9 @@ use crate::io::interfaces;
 use crate::io::tcp::StreamOptions;
 use crate::metadata::layout::Placement;
 use crate::model::ids::VolumeNumber;
+use crate::replica::handler::Handler;
 use crate::replica::settings::{
-    OnIoError, PEERS_MAX, PeerSettings, ResyncSettings, RoleConflict, Settings, VERSION_MAX, VolumeSettings,
+    Fencing, OnIoError, PEERS_MAX, PeerSettings, ResyncSettings, RoleConflict, Settings, VERSION_MAX, VolumeSettings,
 };
 use crate::wire::auth::{DigestAlgorithm, HmacAlgorithm};
 use crate::wire::packet::{AfterSplitBrain, ReplicationProtocol};
@@ -80,6 +82,12 @@ pub enum SettingsError {
         /// What could stand there.
         known: String,
     },
+    /// A policy that the protocol cannot keep: its replies leave before anybody can freeze them.
+    #[error("resource {resource}: fencing resource-and-stonith only works with protocol B or C")]
+    Stonith {
+        /// The resource.
+        resource: String,
+    },
     /// One of two options that need each other.
     #[error("resource {resource}: {present} is set and {missing} is not; the peers need both to know each other")]
     Incomplete {
@@ -97,6 +105,8 @@ pub enum SettingsError {
 pub struct Surroundings {
     /// Where NBD clients are expected.
     pub nbd: Vec<NbdListen>,
+    /// The configuration's file, for handlers.
+    pub configuration: PathBuf,
     /// Bypass the page cache.
     pub direct: bool,
     /// Seed of everything random in the machine.
@@ -120,6 +130,7 @@ pub fn specification(resource: &Resource, surroundings: Surroundings) -> Result<
         peers: resource.peers.iter().map(addresses).collect::<Result<_, _>>()?,
         backing: resource.volumes.iter().map(backing_paths).collect(),
         nbd: surroundings.nbd,
+        configuration: surroundings.configuration,
         direct: surroundings.direct,
         lock_patience: LOCK_PATIENCE,
     })
@@ -145,8 +156,15 @@ pub fn settings(resource: &Resource, seed: [u8; 32]) -> Result<Settings, Setting
         volumes: resource.volumes.iter().map(|volume| volume_settings(resource, volume)).collect(),
         peers: resource.peers.iter().map(|peer| peer_settings(resource, peer)).collect::<Result<_, _>>()?,
         suspend_without_data: resource.options.on_no_data_accessible == OnNoData::SuspendIo,
+        handlers: handlers(resource),
         seed,
     })
+}
+
+/// What is to be run where. Names that nobody runs, `lint` has told of.
+fn handlers(resource: &Resource) -> BTreeMap<Handler, String> {
+    let handlers = resource.handlers.iter();
+    handlers.filter_map(|(name, text)| Some((Handler::from_name(name)?, text.clone()))).collect()
 }
 
 fn volume_settings(resource: &Resource, volume: &Volume) -> VolumeSettings {
@@ -161,7 +179,8 @@ fn volume_settings(resource: &Resource, volume: &Volume) -> VolumeSettings {
         al_extents: options.al_extents.min(AL_EXTENTS_MAX) as u16,
         on_io_error: match options.on_io_error {
             ConfiguredOnIoError::PassOn => OnIoError::PassOn,
-            ConfiguredOnIoError::Detach | ConfiguredOnIoError::CallLocalIoError => OnIoError::Detach,
+            ConfiguredOnIoError::Detach => OnIoError::Detach,
+            ConfiguredOnIoError::CallLocalIoError => OnIoError::CallHandler,
         },
         disk_flushes: options.disk_flushes,
         md_flushes: options.md_flushes,
@@ -227,6 +246,9 @@ pub fn peer_settings(resource: &Resource, peer: &Peer) -> Result<PeerSettings, S
     let net = &peer.net;
     let mine = socket_address(resource, &peer.my_address)?;
     let theirs = peer_address(resource, peer)?;
+    if net.protocol == ConfiguredProtocol::A && net.fencing == ConfiguredFencing::ResourceAndStonith {
+        return Err(SettingsError::Stonith { resource: resource.name.clone() });
+    }
     Ok(PeerSettings {
         name: peer.name.clone(),
         node_id: peer.node_id,
@@ -249,6 +271,11 @@ pub fn peer_settings(resource: &Resource, peer: &Peer) -> Result<PeerSettings, S
         connect_interval: net.connect_int,
         epoch_writes_max: net.max_epoch_size,
         buffers_max: net.max_buffers,
+        fencing: match net.fencing {
+            ConfiguredFencing::DontCare => Fencing::DontCare,
+            ConfiguredFencing::ResourceOnly => Fencing::ResourceOnly,
+            ConfiguredFencing::ResourceAndStonith => Fencing::ResourceAndStonith,
+        },
         allow_two_primaries: net.allow_two_primaries,
         after_split_brain: [
             after_split_brain(net.after_sb_0pri.as_str()),
@@ -421,7 +448,7 @@ mod tests {
         let milliseconds = [5000, 700, 3000, 4000].map(Duration::from_millis);
         assert_eq!(times, (milliseconds[0], milliseconds[1], milliseconds[2], milliseconds[3]));
         assert!(peer.address_is_lower, "the address decides before the port");
-        let surroundings = Surroundings { nbd: Vec::new(), direct: true, seed: [7; 32] };
+        let surroundings = Surroundings { nbd: Vec::new(), configuration: PathBuf::new(), direct: true, seed: [7; 32] };
         let spec = specification(&resource, surroundings).unwrap();
         assert_eq!(spec.peers[0].stream.send_buffer, Some(1 << 20));
         let shared = spec.backing[1].as_ref().unwrap();
@@ -454,6 +481,8 @@ mod tests {
             found,
             "resource data: cram-hmac-alg is set and shared-secret is not; the peers need both to know each other"
         );
+        let found = error(&resource("protocol A;", "fencing resource-and-stonith;", ""));
+        assert_eq!(found, "resource data: fencing resource-and-stonith only works with protocol B or C");
         let mut three = resource("", "", "");
         let mut third = three.peers[0].clone();
         third.name = "charlie".into();
@@ -475,7 +504,7 @@ mod tests {
         let mut resource = resource("", "", "");
         resource.peers[0].my_address.host = "fe80::1%lo".into();
         resource.peers[0].address.host = "fe80::2%theirs0".into();
-        let surroundings = Surroundings { nbd: Vec::new(), direct: true, seed: [7; 32] };
+        let surroundings = Surroundings { nbd: Vec::new(), configuration: PathBuf::new(), direct: true, seed: [7; 32] };
         let spec = specification(&resource, surroundings).unwrap();
         assert_eq!(spec.peers[0].mine.to_string(), "[fe80::1%1]:7789");
         assert_eq!(spec.peers[0].peer.to_string(), "[fe80::2%1]:7788");
@@ -487,6 +516,21 @@ mod tests {
         for word in [AfterSb0Pri::WORDS, AfterSb1Pri::WORDS, AfterSb2Pri::WORDS].concat() {
             assert_eq!(after_split_brain(word).to_string(), word);
         }
+    }
+
+    #[test]
+    fn the_strictest_fencing_of_the_volumes_counts_and_handlers_come_along() {
+        let handlers = "handlers { fence-peer \"/bin/fence now\"; out-of-sync x; outdate-peer y; }";
+        let fencing = |resource: &Resource| settings(resource, [0; 32]).unwrap().peers[0].fencing;
+        let mut both = resource("", "fencing resource-only;", handlers);
+        assert_eq!(fencing(&both), Fencing::ResourceOnly);
+        assert_eq!(fencing(&resource("fencing resource-and-stonith;", "", "")), Fencing::ResourceAndStonith);
+        both.handlers.insert("fence-peer".into(), "z".into());
+        let expected = BTreeMap::from([(Handler::FencePeer, "z".to_owned())]);
+        assert_eq!(settings(&both, [0; 32]).unwrap().handlers, expected);
+        let mixed =
+            "volume 2 { device minor 5; disk /dev/c; meta-disk internal; disk { fencing resource-and-stonith; } }";
+        assert_eq!(fencing(&resource("", "fencing resource-only;", mixed)), Fencing::ResourceAndStonith);
     }
 
     #[test]

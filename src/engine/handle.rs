@@ -15,7 +15,7 @@ use crate::control::status::ResourceStatus;
 use crate::io::ring::RingError;
 use crate::io::tcp::SocketError;
 use crate::io::wake::Mailbox;
-use crate::model::ids::CommandId;
+use crate::model::ids::{CommandId, HandlerId};
 use crate::replica::event::Command;
 use crate::replica::refusal::Refusal;
 
@@ -74,6 +74,8 @@ pub(super) enum Control {
     Attach { id: CommandId, volume: usize, answer: Answer },
     /// From the helper that opened a store.
     Opened { id: CommandId, volume: usize, opened: Result<Box<Opened>, Refusal> },
+    /// From the thread that ran a handler.
+    HandlerEnded { id: HandlerId, exit: Option<u8> },
     /// Who gave this command waits no more.
     GiveUp(CommandId),
     /// How does it look?

@@ -24,6 +24,7 @@ mod disk_reasons;
 mod exports;
 mod framing;
 pub mod handle;
+mod handlers;
 mod inbox;
 mod local_disk;
 mod nbd_client;

@@ -19,6 +19,7 @@ use super::backing::Opened;
 use super::disk_reasons::{Aim, DiskReasons};
 use super::exports::{Exports, names};
 use super::handle::{Answer, Control, EngineError, Post};
+use super::handlers;
 use super::local_disk::LocalDisks;
 use super::nbd_server::NbdServer;
 use super::peer_link::PeerLinks;
@@ -218,6 +219,9 @@ impl ResourceLoop {
             Action::Close { socket, how } => self.links.close(socket, how, self.now, &mut self.ring),
             Action::Reply { id, result } => self.nbd.reply(id, result),
             Action::Answer { id, result } => self.on_answer(id, result),
+            Action::RunHandler { id, handler, volume, peer } => {
+                handlers::begin(&self.spec, &self.post, id, handler, (volume, peer));
+            }
             Action::Log { level, sentence } => log(&self.spec.settings.name, level, &sentence),
         }
     }
@@ -271,6 +275,7 @@ impl ResourceLoop {
             Control::Command { id, command, answer } => self.on_command(id, command, answer),
             Control::Attach { id, volume, answer } => self.begin_attach(id, volume, answer),
             Control::Opened { id, volume, opened } => self.on_opened(id, volume, opened),
+            Control::HandlerEnded { id, exit } => self.events.push_back(Event::HandlerEnded { id, exit }),
             Control::GiveUp(id) => {
                 self.answers.remove(&id);
                 self.reasons.give_up(id);
@@ -301,7 +306,8 @@ impl ResourceLoop {
             return answer(Ok(()));
         }
         self.answers.insert(id, answer);
-        if let Command::Adjust { peers, volumes } = &command {
+        if let Command::Adjust { peers, volumes, handlers } = &command {
+            self.spec.settings.handlers.clone_from(handlers);
             self.spec.settings.peers.clone_from(peers);
             self.spec.settings.volumes.clone_from(volumes);
         }

@@ -12,6 +12,9 @@ use crate::replica::settings::Settings;
 /// writes has reached the disk; slow disks need seconds for that, not minutes.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a handler may take. DRBD waits for ever; one that takes longer than a fence device or a snapshot does hangs.
+pub const HANDLER_PATIENCE: Duration = Duration::from_secs(600);
+
 /// One resource, ready to be run.
 #[derive(Clone, Debug)]
 pub struct ResourceSpec {
@@ -23,6 +26,8 @@ pub struct ResourceSpec {
     pub backing: Vec<Option<BackingPaths>>,
     /// Where NBD clients are expected.
     pub nbd: Vec<NbdListen>,
+    /// The configuration's file, for handlers.
+    pub configuration: PathBuf,
     /// Bypass the page cache where the store can do that with units of 512 bytes.
     pub direct: bool,
     /// How long an attach waits for a lock; usually [`LOCK_PATIENCE`].

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
+use super::handler::Handler;
 use super::refusal::Refusal;
-use crate::model::ids::{CommandId, RequestId, SocketId, Ticket};
+use crate::model::ids::{CommandId, HandlerId, RequestId, SocketId, Ticket};
 
 /// One thing to do.
 #[derive(Clone, Debug)]
@@ -63,6 +64,17 @@ pub enum Action {
         id: CommandId,
         /// Done, or why not.
         result: Result<(), Refusal>,
+    },
+    /// Run a handler that is configured; ends in `HandlerEnded`. Nothing may wait for it but what the machine lets wait.
+    RunHandler {
+        /// Returned in the event.
+        id: HandlerId,
+        /// Which.
+        handler: Handler,
+        /// Index of the volume it is about; `None`: the whole resource.
+        volume: Option<usize>,
+        /// Index of the peer it is about, if it is about one.
+        peer: Option<usize>,
     },
     /// Tell people, once: a state change or an incident.
     Log {

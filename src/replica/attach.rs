@@ -308,16 +308,17 @@ impl Resource {
             return;
         }
         let now = self.now;
-        let state = &mut self.volumes[volume];
-        let disk = state.disk.as_ref().expect("attached");
+        let disk = self.volumes[volume].disk.as_ref().expect("attached");
         let flags = disk.superblock.flags;
         let from_metadata = match (flags.contains(DeviceFlags::CONSISTENT), flags.contains(DeviceFlags::WAS_UP_TO_DATE))
         {
             (false, _) => DiskState::Inconsistent,
             (true, false) => DiskState::Outdated,
-            // Without fencing nobody else is asked whether this copy is current.
+            // With fencing somebody else is asked whether this copy is current, unless the peer's is known to be old.
+            (true, true) if self.needs_fence(volume) => DiskState::Consistent,
             (true, true) => DiskState::UpToDate,
         };
+        let state = &mut self.volumes[volume];
         state.remembered = from_metadata;
         state.write_back_at = Some(now + WRITE_BACK_INTERVAL);
         let reachable = (0..self.peers.len()).any(|peer| self.view(volume, peer).pdsk == DiskState::UpToDate);
@@ -338,6 +339,7 @@ impl Resource {
         (0..self.peers.len()).for_each(|peer| self.peers[peer].volumes[volume].uuids = None);
         let connected = (0..self.peers.len()).any(|peer| self.view(volume, peer).conn >= ConnectionState::Connected);
         let new = if connected { DiskState::Negotiating } else { from_metadata };
+        self.recall_old_peers(volume);
         self.set_disk_state(volume, new);
         if connected {
             (0..self.peers.len()).for_each(|peer| self.send_attach_offer(volume, peer));

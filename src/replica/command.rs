@@ -7,8 +7,9 @@ use super::link::Connection;
 use super::metadata_writer::Then;
 use super::promotion::Promotion;
 use super::refusal::Refusal;
+use super::settings::Fencing;
 use super::state::{Origin, View};
-use super::state_request::Agreement;
+use super::state_request::{Agreement, Leaving};
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
 use crate::generation;
 use crate::model::ids::CommandId;
@@ -28,6 +29,8 @@ pub(super) struct Commands {
     wait_connect: Vec<CommandId>,
     wait_sync: Vec<(usize, CommandId)>,
     down: Option<CommandId>,
+    /// A Primary with a fencing policy has been asked to let us go.
+    parting_asked: bool,
     /// Connections to leave at the end of this event.
     pub(super) disconnect_now: Vec<usize>,
 }
@@ -83,7 +86,8 @@ impl Resource {
             Command::WaitConnect => return self.commands.wait_connect.push(id),
             Command::WaitSync { volume } => return self.commands.wait_sync.push((volume, id)),
             Command::Down => return self.begin_down(id),
-            Command::Adjust { peers, volumes } => {
+            Command::Adjust { peers, volumes, handlers } => {
+                self.settings.handlers = handlers;
                 self.adjust(peers, volumes);
                 Ok(())
             }
@@ -128,7 +132,8 @@ impl Resource {
                     return self.answer(id, Err(refusal));
                 }
                 asked = true;
-                self.ask_connection(0, peer, ConnectionState::Disconnecting, Agreement::Disconnect(id));
+                let how = if self.outdates_on_leaving(peer) { Leaving::OutdatesPeer } else { Leaving::Plain };
+                self.ask_to_leave(peer, how, id);
             } else if self.peers[peer].conn != ConnectionState::StandAlone {
                 self.leave(peer);
             }
@@ -138,11 +143,17 @@ impl Resource {
         }
     }
 
+    /// Whether the peer's disk must be old when we leave: a Primary with a fencing policy does not go on alone otherwise.
+    fn outdates_on_leaving(&self, peer: usize) -> bool {
+        self.role == Role::Primary && self.peers[peer].settings.fencing != Fencing::DontCare
+    }
+
     /// A Primary that needs the peer's data keeps the peer.
     fn refuse_to_disconnect(&self, peer: usize) -> Option<Refusal> {
         (0..self.volumes.len()).find_map(|volume| {
             let view = self.view(volume, peer);
-            let wanted = View { conn: ConnectionState::Disconnecting, ..view };
+            let pdsk = if self.outdates_on_leaving(peer) { view.pdsk.min(DiskState::Outdated) } else { view.pdsk };
+            let wanted = View { conn: ConnectionState::Disconnecting, pdsk, ..view };
             let code = super::state::transition(view, wanted, self.rules(volume), Origin::Wish).err()?;
             let number = self.volumes[volume].settings.number;
             let sentence = format!("{}; volume {number} is {} here", code.text(), view.disk);
@@ -302,9 +313,15 @@ impl Resource {
     }
 
     fn set_suspended(&mut self, suspended: bool) -> Result<(), Refusal> {
+        if !suspended && self.door.is_frozen() && (0..self.peers.len()).any(|peer| self.is_shaking_hands(peer)) {
+            // A new generation would be due, and generations are being compared.
+            let sentence = "the nodes are comparing what they have; try again";
+            return Err(Refusal::state(StateRefusal::InTransientState, sentence));
+        }
         self.suspended = suspended;
         if !suspended {
             self.suspended_no_data = false;
+            self.thaw("an operator resumed I/O");
             for volume in 0..self.volumes.len() {
                 self.release_frozen(volume);
                 self.settle_blocked(volume);
@@ -444,6 +461,21 @@ impl Resource {
             && (view.disk == DiskState::UpToDate || self.is_client(volume))
     }
 
+    /// A Primary with a fencing policy would fence a peer that just goes: it is told, once, that our disks are old from then
+    /// on. True while its answer is waited for.
+    fn parts_from_primary(&mut self, peer: usize) -> bool {
+        let is_connected =
+            (0..self.volumes.len()).any(|volume| self.view(volume, peer).conn >= ConnectionState::Connected);
+        let concerns = self.peers[peer].role == Role::Primary && self.peers[peer].settings.fencing != Fencing::DontCare;
+        if !is_connected || !concerns {
+            return false;
+        }
+        if !std::mem::replace(&mut self.commands.parting_asked, true) {
+            self.ask_to_leave(peer, Leaving::OutdatesUs, CommandId::OF_THE_MACHINE);
+        }
+        self.peers[peer].request.is_some()
+    }
+
     /// Down: demote, leave, detach, in this order, as each becomes possible.
     fn settle_down(&mut self) {
         let Some(id) = self.commands.down else { return };
@@ -456,6 +488,9 @@ impl Resource {
         }
         self.going_down = true;
         for peer in 0..self.peers.len() {
+            if self.parts_from_primary(peer) {
+                return;
+            }
             if self.peers[peer].conn != ConnectionState::StandAlone {
                 self.leave(peer);
             }
@@ -472,6 +507,7 @@ impl Resource {
         }
         if self.volumes.iter().all(|volume| volume.disk_state == DiskState::Diskless) {
             self.commands.down = None;
+            self.commands.parting_asked = false;
             self.going_down = false;
             self.answer(id, Ok(()));
         }

@@ -8,6 +8,7 @@ use super::Resource;
 use super::action::{Action, Closing, LogLevel};
 use super::establish::{Establish, Pair, Step};
 use super::link::{Connection, Link, Phase};
+use super::promotion::Promotion;
 use super::receive_epochs::ReceiveEpochs;
 use super::volume::Pending;
 use crate::model::ids::{SocketId, VolumeNumber};
@@ -53,7 +54,7 @@ impl Resource {
             return;
         }
         let drained = self.is_drained(peer) && self.resync_is_drained(peer) && self.generations_are_durable();
-        let drained = drained && self.commands.promotion.is_none();
+        let drained = drained && self.commands.promotion.as_ref().is_none_or(Promotion::is_fencing);
         let Connection::Establishing(establish) = &mut self.peers[peer].connection else { return };
         step(establish, &mut steps);
         // What the last connection brought must be on the disk before a new one compares generations, and nothing that it
@@ -173,6 +174,8 @@ impl Resource {
         let now = self.now;
         let state = &mut self.peers[peer];
         state.reason = None;
+        // Whatever a handler finds out about a peer that was away says nothing of this one.
+        state.fence = None;
         state.receive = ReceiveEpochs::new();
         state.flushes_pending = 0;
         (state.received_bytes, state.serving_bytes) = (0, 0);
@@ -203,6 +206,7 @@ impl Resource {
             reads_asked: std::collections::BTreeSet::new(),
             handed: std::collections::VecDeque::new(),
             leaving: false,
+            outdated: false,
         }));
         self.set_connection(peer, ConnectionState::WfReportParams);
         self.begin_handshake(peer);
@@ -383,7 +387,8 @@ impl Resource {
                 for socket in [link.data, link.meta] {
                     self.actions.push(Action::Close { socket, how });
                 }
-                self.set_connection(peer, state);
+                let pdsk = link.outdated.then_some(DiskState::Outdated);
+                self.set_connection_with(peer, state, pdsk);
                 self.on_link_ended(peer);
             }
         }
@@ -406,6 +411,7 @@ impl Resource {
             self.give_up_resync(volume, peer);
         }
         self.give_up_peer_request(peer);
+        self.fence_lost_peer(peer);
     }
 
     /// No handshake will decide what a negotiating disk is worth: its own metadata does, unless writes have passed it by.

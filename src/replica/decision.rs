@@ -5,6 +5,7 @@
 
 use super::Resource;
 use super::action::LogLevel;
+use super::handler::Handler;
 use super::state::{Origin, View};
 use crate::control::refusal::StateRefusal;
 use crate::generation::{
@@ -243,7 +244,21 @@ impl Resource {
         self.log(LogLevel::Info, format!("volume {number}: self {own}"));
         self.log(LogLevel::Info, format!("volume {number}: peer {other}"));
         self.log(LogLevel::Info, format!("volume {number}: {verdict}: {}", decision.sentence()));
+        if decision.split_brain {
+            self.run_handler(Handler::InitialSplitBrain, Some(volume), Some(peer));
+        }
         if let Outcome::Refuse(reason) = decision.outcome {
+            let handler = match reason {
+                RefuseReason::SplitBrain => Some(Handler::SplitBrain),
+                RefuseReason::PrimaryWouldBecomeTarget => {
+                    let calls = self.peers[peer].settings.role_conflict == RoleConflict::CallPriLost;
+                    calls.then_some(Handler::PriLost)
+                }
+                _ => None,
+            };
+            if let Some(handler) = handler {
+                self.run_handler(handler, Some(volume), Some(peer));
+            }
             return Err(NoWay::Refused(reason));
         }
         if dry_run {
@@ -251,8 +266,12 @@ impl Resource {
             return Err(NoWay::Refused(RefuseReason::DryRun));
         }
         if decision.demote_first {
-            let is_in_use = self.volumes.iter().any(|volume| volume.openers > 0);
-            return Err(if is_in_use { NoWay::Refused(RefuseReason::SplitBrain) } else { NoWay::DemoteFirst });
+            if self.volumes.iter().all(|volume| volume.openers == 0) {
+                return Err(NoWay::DemoteFirst);
+            }
+            self.run_handler(Handler::PriLostAfterSb, Some(volume), Some(peer));
+            self.run_handler(Handler::SplitBrain, Some(volume), Some(peer));
+            return Err(NoWay::Refused(RefuseReason::SplitBrain));
         }
         if let Some(repair) = verdict.repair {
             self.repair(volume, peer, repair, &mut other);

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::Resource;
 use super::action::LogLevel;
 use super::event::DiskError;
+use super::handler::Handler;
 use super::settings::OnIoError;
 use super::volume::Pending;
 use crate::model::ids::Ticket;
@@ -79,7 +80,7 @@ impl Resource {
         });
         let alone = (0..self.peers.len()).all(|peer| self.view(volume, peer).pdsk != DiskState::UpToDate);
         match self.volumes[volume].settings.on_io_error {
-            OnIoError::Detach => self.fail_disk(volume),
+            OnIoError::Detach | OnIoError::CallHandler => self.fail_disk(volume),
             // The copy that others are made from must not miss a write.
             OnIoError::PassOn if write && source => self.fail_disk(volume),
             OnIoError::PassOn if self.volumes[volume].disk_state == DiskState::UpToDate && !alone => {
@@ -107,6 +108,9 @@ impl Resource {
         let was_closing = self.volumes[volume].disk.as_mut().is_some_and(|disk| disk.closing.take().is_some());
         let is_new = self.volumes[volume].disk_state != DiskState::Failed;
         if is_new {
+            if self.volumes[volume].settings.on_io_error == OnIoError::CallHandler {
+                self.run_handler(Handler::LocalIoError, Some(volume), None);
+            }
             self.set_disk_state(volume, DiskState::Failed);
             self.volumes[volume].reply_gate = None;
             self.on_disk_failed(volume);

@@ -36,6 +36,7 @@ impl Resource {
             peer_isp: at.peer_isp,
             susp: self.suspended,
             susp_nod: self.suspended_no_data,
+            susp_fen: self.door.is_frozen(),
         }
     }
 
@@ -45,6 +46,7 @@ impl Resource {
             allow_two_primaries: false,
             openers: self.volumes[volume].openers,
             suspend_without_data: self.settings.suspend_without_data,
+            fencing: self.fencing_rule(volume),
             other_volume_peer_primary: false,
         }
     }
@@ -76,6 +78,9 @@ impl Resource {
             .collect();
         self.role = new.role;
         self.suspended_no_data = new.susp_nod;
+        if new.susp_fen && !old.susp_fen {
+            self.freeze_for_fencing(peer);
+        }
         let towards = &mut self.peers[peer];
         towards.role = new.peer;
         if new.conn >= ConnectionState::WfReportParams {
@@ -146,6 +151,7 @@ impl Resource {
             self.release_frozen(volume);
         }
         self.thaw_with_data();
+        self.tell_degraded_primary(volume, peer, old, new);
     }
 
     /// Frozen for want of data: when every volume's data can be reached again, applications go on.
@@ -223,10 +229,16 @@ impl Resource {
 
     /// A fact about a connection below Connected, for all volumes.
     pub(super) fn set_connection(&mut self, peer: usize, conn: ConnectionState) {
+        self.set_connection_with(peer, conn, None);
+    }
+
+    /// The same, with what is known of the peer's disks from then on.
+    pub(super) fn set_connection_with(&mut self, peer: usize, conn: ConnectionState, pdsk: Option<DiskState>) {
         let old: Vec<View> = (0..self.volumes.len()).map(|volume| self.view(volume, peer)).collect();
         self.peers[peer].conn = conn.min(ConnectionState::WfReportParams);
         for (volume, old) in old.into_iter().enumerate() {
-            let new = transition(old, View { conn, ..old }, self.rules(volume), Origin::Fact);
+            let pdsk = pdsk.filter(|pdsk| old.pdsk > *pdsk).unwrap_or(old.pdsk);
+            let new = transition(old, View { conn, pdsk, ..old }, self.rules(volume), Origin::Fact);
             match new {
                 Ok(new) if new != old => self.commit(volume, peer, old, new),
                 Ok(_) => {}

@@ -1,9 +1,12 @@
 //! All that can happen to a resource.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
+use super::handler::Handler;
 use super::settings::{PeerSettings, VolumeSettings};
-use crate::model::ids::{CommandId, RequestId, SocketId, Ticket};
+use crate::model::ids::{CommandId, HandlerId, RequestId, SocketId, Ticket};
 use crate::model::units::{Sector, SectorRange};
 
 /// One thing that happened. The engine (or the simulator) delivers events in the order in which it learned of them.
@@ -75,6 +78,13 @@ pub enum Event {
         volume: usize,
         /// How many have it open.
         openers: u32,
+    },
+    /// A handler has ended.
+    HandlerEnded {
+        /// From the action.
+        id: HandlerId,
+        /// Its exit code; `None`: it could not be started, or was killed.
+        exit: Option<u8>,
     },
     /// `next_deadline` has passed.
     Timer,
@@ -237,5 +247,7 @@ pub enum Command {
         peers: Vec<PeerSettings>,
         /// Disk options of the volumes.
         volumes: Vec<VolumeSettings>,
+        /// What to run where, all of it.
+        handlers: BTreeMap<Handler, String>,
     },
 }

@@ -17,7 +17,7 @@ use crate::wire::framing::Stream;
 use crate::wire::packet::{Packet, UuidFlags, Uuids};
 
 /// Whether a disk state means that its owner has data we could have to compare with.
-fn has_contents(disk: DiskState) -> bool {
+pub(super) fn has_contents(disk: DiskState) -> bool {
     disk >= DiskState::Inconsistent && !matches!(disk, DiskState::Unknown | DiskState::Outdated)
 }
 
@@ -71,7 +71,10 @@ impl Resource {
             // It may have come to the end without our knowing, whatever our own bits say (some may be set since). Our current generation may be the target's too, so it must not be ours alone.
             self.peers[peer].volumes[volume].target_may_be_done = true;
             if new.role == Role::Primary {
-                self.begin_generation_after_sync(volume, peer);
+                match self.door.on_replica_lost() {
+                    OnLoss::GoOn => self.begin_generation_after_sync(volume, peer),
+                    OnLoss::Wait => self.peers[peer].volumes[volume].generation_due = true,
+                }
             }
         }
         // However it came about (the second volume of a resource learns of a role from the first).
@@ -82,13 +85,43 @@ impl Resource {
         let followed = new.conn > ConnectionState::Connected && new.conn < ConnectionState::Ahead;
         let alone = (alone_with_data || came_alone || took_over || only_disk) && !followed;
         if alone && new.disk == DiskState::UpToDate && !mutant(6) {
-            match self.door.on_replica_lost() {
-                OnLoss::GoOn => {
-                    self.begin_generation_after_sync(volume, peer);
-                    self.begin_generation_if_none(volume, peer);
-                }
+            self.go_on_alone(volume, peer);
+        }
+    }
+
+    /// What is written from here on is ours alone: a new generation, as soon as the door lets it begin.
+    pub(super) fn go_on_alone(&mut self, volume: usize, peer: usize) {
+        match self.door.on_replica_lost() {
+            OnLoss::GoOn => {
+                self.begin_generation_after_sync(volume, peer);
+                self.begin_generation_if_none(volume, peer);
+            }
+            OnLoss::Wait => {
+                let is_due = self.needs_generation(volume, peer);
+                self.peers[peer].volumes[volume].generation_due |= is_due;
             }
         }
+    }
+
+    /// Whether the peer may hold our generation as good.
+    fn needs_generation(&self, volume: usize, peer: usize) -> bool {
+        let index = self.generation_index(volume, peer);
+        let disk = self.volumes[volume].disk.as_ref();
+        let counts = disk.is_none_or(|disk| !disk.superblock.generations.bitmap[index].is_none());
+        self.peers[peer].volumes[volume].target_may_be_done || !counts
+    }
+
+    /// Frozen, with a peer that does not understand why our bits should count between equal generations: the next attempt
+    /// tells it of another one. True if this one must end.
+    pub(super) fn begin_due_generations(&mut self, peer: usize) -> bool {
+        let due: Vec<usize> =
+            (0..self.volumes.len()).filter(|volume| self.peers[peer].volumes[*volume].generation_due).collect();
+        for volume in &due {
+            self.peers[peer].volumes[*volume].generation_due = false;
+            self.begin_generation_after_sync(*volume, peer);
+            self.begin_generation_if_none(*volume, peer);
+        }
+        !due.is_empty()
     }
 
     /// What applications have seen last, now that the disk (which was worth `old`) is gone. Next to a disk that was being
@@ -120,7 +153,10 @@ impl Resource {
         }
         self.superblock_changed(volume);
         if self.role == Role::Primary {
-            self.begin_generation_if_none(volume, peer);
+            match self.door.on_replica_lost() {
+                OnLoss::GoOn => self.begin_generation_if_none(volume, peer),
+                OnLoss::Wait => self.peers[peer].volumes[volume].generation_due = true,
+            }
         }
     }
 
@@ -172,7 +208,8 @@ impl Resource {
         let node = self.peers[peer].settings.node_id.index();
         let mut tuple = generation::tuple_of(&disk.superblock.generations, disk.peer_index(node));
         tuple.changed_blocks = disk.bitmap.count(disk.slot(node));
-        tuple.crashed_primary = disk.crashed_primary;
+        // Frozen, we have begun no generation; what the peer may lack of this one is in our bitmap all the same.
+        tuple.crashed_primary = disk.crashed_primary || self.peers[peer].volumes[volume].generation_due;
         tuple.discard_my_data = self.peers[peer].discard_my_data;
         tuple.inconsistent = self.volumes[volume].disk_state == DiskState::Negotiating
             && self.volumes[volume].remembered == DiskState::Inconsistent

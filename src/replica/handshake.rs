@@ -95,6 +95,10 @@ impl Resource {
                 format!("version {version} of the protocol knows one volume, this resource has {}", self.volumes.len());
             return self.stand_alone(peer, &reason);
         }
+        if !features.contains(Features::WSAME) && self.begin_due_generations(peer) {
+            let reason = "a peer of this version can follow a frozen Primary only under a new generation";
+            return self.lose_connection(peer, ConnectionState::ProtocolError, reason);
+        }
         let link = self.peers[peer].link_mut().expect("still there");
         if authentication {
             link.phase = Phase::Challenge(challenge);

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::bitmap_exchange::Exchange;
 use super::establish::{Establish, Times};
+use super::handler::Handler;
 use super::receive_epochs::ReceiveEpochs;
 use super::resync::Resync;
 use super::settings::{PeerSettings, ResyncSettings};
 use super::transfer::TransferLog;
 use super::wishes::Wish;
 use crate::model::generation_id::GenerationId;
-use crate::model::ids::SocketId;
+use crate::model::ids::{HandlerId, SocketId};
 use crate::model::state::{ConnectionState, DiskState, Role, StateWord};
 use crate::model::time::Instant;
 use crate::wire::framing::{Features, PacketReader};
@@ -61,6 +62,8 @@ pub(super) struct Link {
     pub(super) handed: VecDeque<(u64, usize)>,
     /// The peer has said goodbye: its end of the streams follows.
     pub(super) leaving: bool,
+    /// It has agreed to outdate itself as we leave.
+    pub(super) outdated: bool,
 }
 
 /// Where the connection stands.
@@ -72,6 +75,16 @@ pub(super) enum Connection {
     Establishing(Box<Establish>),
     /// Both sockets are up.
     Linked(Box<Link>),
+}
+
+/// Whether the handler before a resync has been asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum BeforeResync {
+    #[default]
+    Unasked,
+    Running(HandlerId, Handler),
+    /// It lets the resync begin.
+    Passed,
 }
 
 /// One volume towards one peer.
@@ -96,6 +109,9 @@ pub(super) struct PeerVolume {
     /// Our own bits when the handshake compared.
     pub(super) exchange: Option<Exchange>,
     pub(super) resync: Option<Resync>,
+    pub(super) before_resync: BeforeResync,
+    /// We go on alone, but replies are frozen: the new generation begins when they thaw without the peer.
+    pub(super) generation_due: bool,
     /// Both were Inconsistent and the peer has been forced: its next state is to be considered.
     pub(super) consider_resync: bool,
     /// A resync between equal generations has been named, and the target has not shown that it knows.
@@ -139,6 +155,8 @@ impl PeerVolume {
             start_after_ping: None,
             exchange: None,
             resync: None,
+            before_resync: BeforeResync::Unasked,
+            generation_due: false,
             consider_resync: false,
             target_may_be_done: false,
             detach_agreed: false,
@@ -166,6 +184,7 @@ impl PeerVolume {
         self.gave_up_resync = false;
         self.start_after_ping = None;
         self.exchange = None;
+        self.before_resync = BeforeResync::Unasked;
         self.consider_resync = false;
         self.detach_agreed = false;
         self.declared_equal = false;
@@ -203,6 +222,10 @@ pub(super) struct Peer {
     pub(super) request: Option<super::state_request::PeerRequest>,
     /// Its answer is still to come on the other stream, but what it allows has begun already.
     pub(super) request_overtaken: bool,
+    /// The run of `fence-peer` whose answer counts.
+    pub(super) fence: Option<HandlerId>,
+    /// How the last one ended, for people.
+    pub(super) fence_words: Option<String>,
 }
 
 impl Peer {
@@ -223,6 +246,8 @@ impl Peer {
             flushes_pending: 0,
             request: None,
             request_overtaken: false,
+            fence: None,
+            fence_words: None,
         }
     }
 

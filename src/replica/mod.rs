@@ -21,6 +21,7 @@
 
 pub mod action;
 pub mod event;
+pub mod handler;
 pub mod inspect;
 pub mod refusal;
 pub mod settings;
@@ -37,6 +38,7 @@ mod decision;
 mod disk_error;
 mod effects;
 mod establish;
+mod fencing;
 mod flush;
 mod generations;
 mod handshake;
@@ -116,6 +118,8 @@ pub struct Resource {
     peer_reads: Slab<peer_read::PeerRead>,
     resync_reads: Slab<resync_source::SourceRead>,
     resync_writes: Slab<resync_target::TargetWrite>,
+    /// Handlers asked for so far.
+    handlers_run: u64,
     /// Resyncs begun so far.
     resyncs: u64,
     /// What to do when a ticket comes back.
@@ -161,6 +165,7 @@ impl Resource {
             peer_reads: Slab::new(),
             resync_reads: Slab::new(),
             resync_writes: Slab::new(),
+            handlers_run: 0,
             resyncs: 0,
             pending: Slab::new(),
             commands: Commands::default(),
@@ -198,6 +203,7 @@ impl Resource {
             Event::Sent { socket, total } => self.on_sent(socket, total),
             Event::Closed { socket, reason } => self.on_closed(socket, &reason),
             Event::Openers { volume, openers } => self.volumes[volume].openers = openers,
+            Event::HandlerEnded { id, exit } => self.on_handler_ended(id, exit),
             Event::Timer => self.on_timer(),
         }
     }
@@ -216,6 +222,7 @@ impl Resource {
                 self.settle_blocked(volume);
             }
             self.settle_late_words();
+            self.settle_fencing();
             for peer in 0..self.peers.len() {
                 self.grant_wishes(peer);
                 self.regulate(peer);

@@ -1,6 +1,7 @@
 //! The one door that every acknowledgement passes.
 //!
-//! Today nobody stands in it: without the manager, DRBD's own rules decide who may write, and the door is always open. The
+//! Without the manager, DRBD's own rules decide who may write: fencing shuts the door while a Primary with the policy
+//! resource-and-stonith does not know what its lost peer does (`fencing`). The
 //! manager will put its grant here: the epoch that was granted, the end of the lease on this node's clock, and which replicas
 //! count. The order on losing a replica is fixed already and the same with and without it: freeze replies, ask the door,
 //! make the new generation durable, reply.
@@ -23,6 +24,8 @@ pub struct Grant {
 pub(super) struct Door {
     /// `None`: no manager, always open.
     grant: Option<Grant>,
+    /// Nothing leaves until it is known that a lost peer is not in use, whoever may count.
+    frozen: bool,
 }
 
 /// What the door says when a replica has been lost.
@@ -30,16 +33,28 @@ pub(super) struct Door {
 pub(super) enum OnLoss {
     /// Make the new generation durable, then go on alone.
     GoOn,
+    /// Not yet: the new generation is due when the door opens again.
+    Wait,
 }
 
 impl Door {
     /// Whether a reply may leave at `now`, a clock read after the events it answers were reaped.
     pub(super) fn is_open(self, now: Instant) -> bool {
-        self.grant.is_none_or(|grant| now < grant.lease_end)
+        !self.frozen && self.grant.is_none_or(|grant| now < grant.lease_end)
     }
 
     /// A replica that may count has been lost.
     pub(super) fn on_replica_lost(self) -> OnLoss {
-        OnLoss::GoOn
+        if self.frozen { OnLoss::Wait } else { OnLoss::GoOn }
+    }
+
+    /// Whether it is shut until the peer is fenced.
+    pub(super) fn is_frozen(self) -> bool {
+        self.frozen
+    }
+
+    /// Shuts it until the peer is fenced, or opens it again.
+    pub(super) fn freeze(&mut self, frozen: bool) {
+        self.frozen = frozen;
     }
 }

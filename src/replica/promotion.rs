@@ -9,11 +9,28 @@ use super::Resource;
 use super::action::LogLevel;
 use super::metadata_writer::Then;
 use super::refusal::Refusal;
+use super::settings::Fencing;
 use super::state::{Origin, View, transition};
 use crate::control::refusal::StateRefusal;
 use crate::generation;
 use crate::model::ids::CommandId;
 use crate::model::state::{ConnectionState, DiskState, Role};
+
+/// Whether the handler `fence-peer` has been asked about an absent peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fence {
+    Unasked,
+    Asked,
+    Answered,
+}
+
+/// What the rules say of a promotion.
+enum Judgement {
+    Go,
+    /// First it must be known what this peer does.
+    Fence(usize),
+    Refuse(Refusal),
+}
 
 /// A promotion under way.
 #[derive(Clone, Debug)]
@@ -22,6 +39,11 @@ pub(super) struct Promotion {
     force: bool,
     /// Volumes whose data is declared good.
     forced: Vec<bool>,
+    /// Volumes whose consistent data is current, since the peer is known not to be in use.
+    raised: Vec<bool>,
+    fence: Fence,
+    /// The peer's disk is declared old, against what the handler says.
+    outdates_peer: bool,
     /// A refusal for the peer's being Primary is tried once more after a sign of life.
     retried: bool,
     waiting_for_ping: bool,
@@ -37,6 +59,22 @@ impl Promotion {
     /// Who asked.
     pub(super) fn id(&self) -> CommandId {
         self.id
+    }
+
+    /// Whether it waits for a handler. The peer may come back meanwhile.
+    pub(super) fn is_fencing(&self) -> bool {
+        self.fence == Fence::Asked
+    }
+
+    /// Whether a volume is current from the promotion on, whatever it is now.
+    fn makes_current(&self, volume: usize) -> bool {
+        self.forced[volume] || self.raised[volume]
+    }
+
+    /// What the peer's disk is taken for.
+    fn believed(&self, view: View) -> DiskState {
+        let is_away = view.conn < ConnectionState::Connected && view.pdsk > DiskState::Outdated;
+        if self.outdates_peer && is_away { DiskState::Outdated } else { view.pdsk }
     }
 
     /// Whoever asked has gone. A promotion that comes true behind his back would be a second opinion about who is Primary.
@@ -58,6 +96,9 @@ impl Resource {
             id,
             force,
             forced: vec![false; self.volumes.len()],
+            raised: vec![false; self.volumes.len()],
+            fence: Fence::Unasked,
+            outdates_peer: false,
             retried: false,
             waiting_for_ping: false,
             waiting_for_drain: false,
@@ -78,18 +119,23 @@ impl Resource {
             return;
         }
         promotion.waiting_for_drain = false;
-        match self.promotion_refusal(&mut promotion) {
-            None => {
+        match self.judge_states(&mut promotion) {
+            Judgement::Go => {
                 self.commands.promotion = Some(promotion);
                 self.agree_on_promotion(0);
             }
-            Some(refusal) if self.may_retry(&refusal, &promotion) => {
+            Judgement::Fence(peer) => {
+                promotion.fence = Fence::Asked;
+                self.commands.promotion = Some(promotion);
+                self.begin_fence(peer);
+            }
+            Judgement::Refuse(refusal) if self.may_retry(&refusal, &promotion) => {
                 promotion.retried = true;
                 promotion.waiting_for_ping = true;
                 self.commands.promotion = Some(promotion);
                 (0..self.peers.len()).for_each(|peer| self.ping(peer));
             }
-            Some(refusal) => {
+            Judgement::Refuse(refusal) => {
                 self.commands.promotion = None;
                 self.answer(promotion.id, Err(refusal));
             }
@@ -101,25 +147,55 @@ impl Resource {
         two && !promotion.retried && self.peers.iter().any(|peer| peer.link().is_some())
     }
 
-    fn promotion_refusal(&self, promotion: &mut Promotion) -> Option<Refusal> {
+    fn judge_states(&mut self, promotion: &mut Promotion) -> Judgement {
         for volume in 0..self.volumes.len() {
             if self.peers.is_empty() && self.volumes[volume].disk_state < DiskState::UpToDate {
-                return Some(self.explain_promotion(volume, 0, StateRefusal::NoUpToDateDisk));
+                return Judgement::Refuse(self.explain_promotion(volume, 0, StateRefusal::NoUpToDateDisk));
             }
             for peer in 0..self.peers.len() {
-                let old = self.view(volume, peer);
-                let wanted = View { role: Role::Primary, ..old };
-                let refusal = transition(old, wanted, self.rules(volume), Origin::Wish).err();
-                match refusal {
-                    None => {}
-                    Some(StateRefusal::NoUpToDateDisk) if promotion.force && may_be_forced(old.disk) => {
-                        promotion.forced[volume] = true;
+                while let Some(code) = self.state_against(promotion, volume, peer) {
+                    let old = self.view(volume, peer);
+                    let is_fenced = old.pdsk <= DiskState::Outdated;
+                    match code {
+                        StateRefusal::NoUpToDateDisk if promotion.force && may_be_forced(old.disk) => {
+                            promotion.forced[volume] = true;
+                        }
+                        StateRefusal::NoUpToDateDisk if self.may_be_raised(old) && is_fenced => {
+                            promotion.raised[volume] = true;
+                        }
+                        StateRefusal::NoUpToDateDisk
+                            if self.may_be_raised(old) && promotion.fence == Fence::Unasked =>
+                        {
+                            return Judgement::Fence(peer);
+                        }
+                        StateRefusal::PrimaryNop if promotion.fence == Fence::Unasked => return Judgement::Fence(peer),
+                        StateRefusal::PrimaryNop if promotion.force && !promotion.outdates_peer => {
+                            self.log(LogLevel::Warn, "Forced into split brain situation!");
+                            promotion.outdates_peer = true;
+                        }
+                        code => return Judgement::Refuse(self.explain_promotion(volume, peer, code)),
                     }
-                    Some(code) => return Some(self.explain_promotion(volume, peer, code)),
                 }
             }
         }
-        None
+        Judgement::Go
+    }
+
+    /// What the rules have against the role, with all that the promotion has been granted.
+    fn state_against(&self, promotion: &Promotion, volume: usize, peer: usize) -> Option<StateRefusal> {
+        let old = self.view(volume, peer);
+        let is_current = promotion.makes_current(volume);
+        let disk = if is_current { DiskState::UpToDate } else { old.disk };
+        let wanted = View { role: Role::Primary, disk, pdsk: promotion.believed(old), ..old };
+        let code = transition(old, wanted, self.rules(volume), Origin::Wish).err()?;
+        // Of data that is declared good, only what the peer does is still a question.
+        (!is_current || code == StateRefusal::PrimaryNop).then_some(code)
+    }
+
+    /// Whether a disk becomes current as soon as it is known that an absent peer is not in use.
+    fn may_be_raised(&self, view: View) -> bool {
+        let has_policy = self.peers.iter().any(|peer| peer.settings.fencing != Fencing::DontCare);
+        has_policy && view.disk == DiskState::Consistent && view.conn < ConnectionState::Connected
     }
 
     fn explain_promotion(&self, volume: usize, peer: usize, code: StateRefusal) -> Refusal {
@@ -160,6 +236,11 @@ impl Resource {
                     )
                 };
                 Refusal::state(code, sentence).next(next)
+            }
+            StateRefusal::PrimaryNop => {
+                let found = towards.fence_words.as_deref().unwrap_or("nothing is known of it");
+                Refusal::state(code, format!("{}: {found}", code.text()))
+                    .next(format!("up {resource}    (on {name}; it is not in use: shimai primary --force {resource})"))
             }
             code => Refusal::state(code, code.text()).next(format!("why {resource}")),
         }
@@ -230,15 +311,19 @@ impl Resource {
     pub(super) fn settle_promotion(&mut self) {
         self.end_abandoned_promotion();
         let waits = self.commands.promotion.as_ref();
+        let fenced = waits.is_some_and(Promotion::is_fencing) && self.peers.iter().all(|peer| peer.fence.is_none());
         let drain = waits.is_some_and(|promotion| promotion.waiting_for_drain);
         let ping = waits.is_some_and(|promotion| promotion.waiting_for_ping)
             && self.peers.iter().all(|peer| peer.link().is_none());
         if self.role == Role::Primary && (0..self.volumes.len()).all(|volume| !self.role_is_pending(volume)) {
             return self.promotion_is_done();
         }
-        if std::mem::take(&mut self.commands.rejudge_promotion) || drain || ping {
+        if std::mem::take(&mut self.commands.rejudge_promotion) || drain || ping || fenced {
             if let Some(promotion) = self.commands.promotion.as_mut() {
                 promotion.waiting_for_ping = false;
+                if fenced {
+                    promotion.fence = Fence::Answered;
+                }
             }
             self.judge_promotion();
         }
@@ -248,7 +333,7 @@ impl Resource {
     fn promote(&mut self) {
         let Some(mut promotion) = self.commands.promotion.clone() else { return };
         if let Some(volume) =
-            (0..self.volumes.len()).find(|volume| !promotion.forced[*volume] && !self.reaches_data(*volume))
+            (0..self.volumes.len()).find(|volume| !promotion.makes_current(*volume) && !self.reaches_data(*volume))
         {
             // The disk went while the peer was asked.
             let disk = self.volumes[volume].disk_state;
@@ -310,9 +395,11 @@ impl Resource {
             for peer in 0..self.peers.len() {
                 let view = self.view(volume, peer);
                 let forced = promotion.forced[volume] && view.disk >= DiskState::Inconsistent;
-                let disk = if forced { DiskState::UpToDate } else { view.disk };
                 // A lone node's consistent data becomes current by being promoted.
-                self.change_fact(volume, peer, View { role: Role::Primary, disk, ..view });
+                let raised = promotion.raised[volume] && view.disk == DiskState::Consistent;
+                let disk = if forced || raised { DiskState::UpToDate } else { view.disk };
+                let pdsk = promotion.believed(view);
+                self.change_fact(volume, peer, View { role: Role::Primary, disk, pdsk, ..view });
             }
         }
         self.role = Role::Primary;
@@ -323,6 +410,10 @@ impl Resource {
             self.take_role_on_disk(volume);
         }
         self.answer_deferred();
+        if self.door.is_frozen() {
+            // The peer went while all was being made ready.
+            (0..self.peers.len()).for_each(|peer| self.fence_lost_peer(peer));
+        }
     }
 
     fn take_role_on_disk(&mut self, volume: usize) {
@@ -413,6 +504,7 @@ impl Resource {
     }
 
     fn demote(&mut self, id: CommandId) {
+        self.thaw_for_demotion();
         for volume in 0..self.volumes.len() {
             if let Some(disk) = self.volumes[volume].disk.as_mut() {
                 generation::become_secondary(&mut disk.superblock.generations);

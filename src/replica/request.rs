@@ -151,7 +151,11 @@ impl Resource {
 
     /// Whether no request may begin now.
     pub(super) fn is_blocked(&self, volume: usize) -> bool {
-        self.suspended || self.suspended_no_data || self.promotion_is_pending(volume) || self.is_undecided(volume)
+        self.suspended
+            || self.suspended_no_data
+            || self.door.is_frozen()
+            || self.promotion_is_pending(volume)
+            || self.is_undecided(volume)
     }
 
     /// Whether nobody may write now because it is being decided (or made durable) whose data counts. Holds also for writes

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::Resource;
 use super::conflicts::Held;
+use super::link::BeforeResync;
 use super::rate::Controller;
 use super::state::View;
 use crate::generation;
@@ -283,6 +284,7 @@ impl Resource {
         self.log(super::action::LogLevel::Info, format!("volume {number}: resync done ({total} KiB in {seconds} s)"));
         self.change_fact(volume, peer, View { conn: ConnectionState::Connected, pdsk, ..view });
         self.superblock_changed(volume);
+        self.tell_unfenced(peer);
     }
 
     /// The connection or a disk is gone: the resync stops where it is; its bits stay.
@@ -290,6 +292,7 @@ impl Resource {
         let at = &mut self.peers[peer].volumes[volume];
         at.exchange = None;
         at.start_after_ping = None;
+        at.before_resync = BeforeResync::Unasked;
         if let Some(disk) = self.volumes[volume].disk.as_mut() {
             disk.writer.forget_resync(peer);
         }

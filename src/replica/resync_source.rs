@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::action::{Area, DiskOperation};
 use super::conflicts::{Held, Kind};
 use super::event::DiskError;
+use super::handler::Handler;
 use super::metadata_writer::Then;
 use super::resync::{Resync, Side};
 use super::state::View;
@@ -42,6 +43,9 @@ impl Resource {
     pub(super) fn begin_source(&mut self, volume: usize, peer: usize) {
         let conn = self.view(volume, peer).conn;
         if !matches!(conn, ConnectionState::WfBitMapS | ConnectionState::StartingSyncS) {
+            return;
+        }
+        if !self.may_begin_resync(volume, peer, Handler::BeforeResyncSource) {
             return;
         }
         let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::action::{Area, DiskOperation, LogLevel};
 use super::conflicts::{Held, Kind};
 use super::event::DiskError;
+use super::handler::Handler;
 use super::metadata_writer::Then;
 use super::rate::{Controller, TICK};
 use super::request::Content;
@@ -68,6 +69,9 @@ impl Resource {
     pub(super) fn begin_target(&mut self, volume: usize, peer: usize) {
         let view = self.view(volume, peer);
         if !matches!(view.conn, ConnectionState::WfSyncUuid | ConnectionState::Behind) {
+            return;
+        }
+        if !self.may_begin_resync(volume, peer, Handler::BeforeResyncTarget) {
             return;
         }
         let (rules, index) = (self.history_rules(volume), self.generation_index(volume, peer));
@@ -571,6 +575,7 @@ impl Resource {
         if let Some(disk) = self.volumes[volume].disk.as_mut() {
             disk.after_pages(Then::TargetPagesFinal(peer));
         }
+        self.run_handler(Handler::AfterResyncTarget, Some(volume), Some(peer));
     }
 
     /// Cleared bits are out: now the superblock, then the peer is told.

@@ -1,7 +1,9 @@
 //! What the configuration says of one resource, in the units the machine uses.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::handler::Handler;
 pub use crate::generation::RoleConflict;
 use crate::metadata::layout::Placement;
 use crate::model::ids::{NodeId, VolumeNumber};
@@ -30,6 +32,8 @@ pub struct Settings {
     pub peers: Vec<PeerSettings>,
     /// Freeze instead of failing when no data is reachable (`on-no-data-accessible suspend-io`).
     pub suspend_without_data: bool,
+    /// `handlers`: what the shell is given. Who performs needs the text, the machine whether there is one.
+    pub handlers: BTreeMap<Handler, String>,
     /// Seed of everything random: generation ids, challenges, jitter.
     pub seed: [u8; 32],
 }
@@ -117,6 +121,20 @@ pub enum OnIoError {
     PassOn,
     /// Give the disk up and go on through the peer.
     Detach,
+    /// The same, and the handler `local-io-error` is begun before the peer hears of it.
+    CallHandler,
+}
+
+/// What a Primary does about a peer that it cannot reach (`fencing`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fencing {
+    /// Nothing.
+    #[default]
+    DontCare,
+    /// Runs the handler `fence-peer` and goes on meanwhile.
+    ResourceOnly,
+    /// Freezes replies and new requests, runs `fence-peer`, and goes on when the peer is known not to be in use.
+    ResourceAndStonith,
 }
 
 /// A connection to another host.
@@ -156,6 +174,8 @@ pub struct PeerSettings {
     pub epoch_writes_max: u32,
     /// `max-buffers`, 4 KiB pages.
     pub buffers_max: u32,
+    /// `fencing`.
+    pub fencing: Fencing,
     /// `allow-two-primaries`.
     pub allow_two_primaries: bool,
     /// `after-sb-0pri`, `-1pri`, `-2pri`: sent to the peer and compared with its own.
@@ -188,6 +208,7 @@ impl PeerSettings {
             connect_interval: Duration::from_secs(10),
             epoch_writes_max: 2048,
             buffers_max: 2048,
+            fencing: Fencing::DontCare,
             allow_two_primaries: false,
             after_split_brain: [AfterSplitBrain::Disconnect; 3],
             always_ask: false,

@@ -6,6 +6,7 @@
 //!
 //! Not here: what follows from a change (`effects`), who must be asked (`command`).
 
+use super::settings::Fencing;
 use crate::control::refusal::StateRefusal;
 use crate::model::state::{ConnectionState, DiskState, Role, StateWord};
 
@@ -25,6 +26,8 @@ pub(super) struct View {
     pub(super) susp: bool,
     /// I/O frozen for want of data.
     pub(super) susp_nod: bool,
+    /// I/O frozen until it is known that the peer is not in use.
+    pub(super) susp_fen: bool,
 }
 
 /// What the rules depend on besides the states.
@@ -33,6 +36,8 @@ pub(super) struct Rules {
     pub(super) allow_two_primaries: bool,
     pub(super) openers: u32,
     pub(super) suspend_without_data: bool,
+    /// The policy, while there is a disk here.
+    pub(super) fencing: Fencing,
     /// Another volume of the resource sees the peer as Primary.
     pub(super) other_volume_peer_primary: bool,
 }
@@ -59,6 +64,7 @@ impl View {
             .with_peer_isp(self.peer_isp.into())
             .with_user_isp(self.user_isp.into())
             .with_susp_nod(self.susp_nod.into())
+            .with_susp_fen(self.susp_fen.into())
     }
 
     /// Whether writes of an application go to the peer as data.
@@ -140,6 +146,10 @@ fn sanitize(old: View, mut new: View, rules: Rules) -> View {
     if rules.suspend_without_data && new.role == Role::Primary && lost_data && had_data {
         new.susp_nod = true;
     }
+    let lost_peer = |view: View| view.role == Role::Primary && view.conn < C::Connected && view.pdsk > D::Outdated;
+    if rules.fencing == Fencing::ResourceAndStonith && lost_peer(new) && !lost_peer(old) {
+        new.susp_fen = true;
+    }
     new
 }
 
@@ -185,11 +195,13 @@ fn static_refusal(new: View, rules: Rules) -> Option<StateRefusal> {
     let syncing = new.conn > C::Connected;
     let source = matches!(new.conn, C::Connected | C::WfBitMapS | C::SyncSource | C::PausedSyncS);
     let starting = matches!(new.conn, C::StartingSyncS | C::StartingSyncT);
+    let fences = rules.fencing != Fencing::DontCare;
     let rows = [
         (primary && new.peer == Role::Primary && !rules.allow_two_primaries, R::TwoPrimaries),
         (primary && rules.other_volume_peer_primary && !rules.allow_two_primaries, R::OtherVolumePeerPrimary),
         (new.role == Role::Secondary && rules.openers > 0, R::DeviceInUse),
         (primary && new.conn < C::Connected && new.disk < D::UpToDate, R::NoUpToDateDisk),
+        (fences && primary && new.conn < C::Connected && new.pdsk >= D::Unknown, R::PrimaryNop),
         (primary && new.disk <= D::Inconsistent && new.pdsk <= D::Inconsistent, R::NoUpToDateDisk),
         (syncing && new.disk < D::Inconsistent, R::NoLocalDisk),
         (syncing && new.pdsk < D::Inconsistent, R::NoRemoteDisk),
@@ -244,8 +256,13 @@ fn hard_refusal(old: View, new: View) -> Option<StateRefusal> {
 mod tests {
     use super::*;
 
-    const RULES: Rules =
-        Rules { allow_two_primaries: false, openers: 0, suspend_without_data: false, other_volume_peer_primary: false };
+    const RULES: Rules = Rules {
+        allow_two_primaries: false,
+        openers: 0,
+        suspend_without_data: false,
+        fencing: Fencing::DontCare,
+        other_volume_peer_primary: false,
+    };
 
     fn connected() -> View {
         View {
@@ -258,6 +275,7 @@ mod tests {
             peer_isp: false,
             susp: false,
             susp_nod: false,
+            susp_fen: false,
         }
     }
 

@@ -6,6 +6,7 @@
 use super::action::LogLevel;
 use super::metadata_writer::Then;
 use super::refusal::Refusal;
+use super::settings::Fencing;
 use super::state::{Origin, View};
 use super::{Resource, mutant};
 use crate::control::refusal::StateRefusal;
@@ -18,12 +19,23 @@ const ROLE_MASK: u8 = 3;
 const CONN_MASK: u8 = 31;
 const DISK_MASK: u8 = 15;
 
+/// What becomes of the disks when a connection is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// They stay what they are.
+    Plain,
+    /// The peer's is old from then on: we are Primary and go on alone.
+    OutdatesPeer,
+    /// Ours is old from then on: the peer is Primary and goes on alone.
+    OutdatesUs,
+}
+
 /// What we do when the peer agrees.
 #[derive(Clone, Debug)]
 pub(super) enum Agreement {
     Promote(CommandId),
     Detach(CommandId),
-    Disconnect(CommandId),
+    Disconnect(CommandId, Leaving),
     Invalidate(CommandId),
     InvalidateRemote(CommandId),
 }
@@ -33,7 +45,7 @@ impl Agreement {
         match self {
             Self::Promote(id)
             | Self::Detach(id)
-            | Self::Disconnect(id)
+            | Self::Disconnect(id, _)
             | Self::Invalidate(id)
             | Self::InvalidateRemote(id) => *id,
         }
@@ -60,7 +72,7 @@ impl Resource {
                 Refusal::state(StateRefusal::InTransientState, "another change is being agreed on; try again");
             return self.on_refused(agreement, refusal);
         }
-        let whole = matches!(agreement, Agreement::Disconnect(_)) && self.version(peer) >= 100;
+        let whole = matches!(agreement, Agreement::Disconnect(..)) && self.version(peer) >= 100;
         self.peers[peer].request = Some(PeerRequest { volume, agreement });
         if whole {
             self.send_connection(peer, Stream::Data, &Packet::ConnectionStateChangeRequest(change));
@@ -91,6 +103,18 @@ impl Resource {
         self.ask_peer(volume, peer, change(mask, value), agreement);
     }
 
+    pub(super) fn ask_to_leave(&mut self, peer: usize, how: Leaving, id: CommandId) {
+        let outdated = DiskState::Outdated.number();
+        let mask = StateWord::default().with_conn(CONN_MASK);
+        let value = StateWord::default().with_conn(ConnectionState::Disconnecting.number());
+        let (mask, value) = match how {
+            Leaving::Plain => (mask, value),
+            Leaving::OutdatesPeer => (mask.with_pdsk(DISK_MASK), value.with_pdsk(outdated)),
+            Leaving::OutdatesUs => (mask.with_disk(DISK_MASK), value.with_disk(outdated)),
+        };
+        self.ask_peer(0, peer, change(mask, value), Agreement::Disconnect(id, how));
+    }
+
     /// The peer's resync has begun: it has agreed to our invalidation, whose answer comes on the other stream.
     pub(super) fn overtake_answer(&mut self, volume: usize, peer: usize) {
         let request = self.peers[peer].request.as_ref();
@@ -106,6 +130,12 @@ impl Resource {
             return;
         }
         let Some(PeerRequest { volume, agreement }) = self.peers[peer].request.take() else { return };
+        if let Agreement::Disconnect(id, Leaving::Plain) = agreement
+            && code == StateRefusal::PrimaryNop.number()
+        {
+            // It is Primary, and goes on alone only if our disk cannot be taken for a current one.
+            return self.ask_to_leave(peer, Leaving::OutdatesUs, id);
+        }
         if code < 1 {
             let text = StateRefusal::from_number(code).map_or("unknown error", StateRefusal::text);
             let name = &self.peers[peer].settings.name;
@@ -117,9 +147,15 @@ impl Resource {
             Agreement::Promote(id) => self.promotion_agreed(volume, id),
             Agreement::Detach(id) if self.commands.is_detaching(id) => self.begin_close(volume),
             Agreement::Detach(_) => {}
-            Agreement::Disconnect(id) => {
+            Agreement::Disconnect(id, how) => {
+                if let Some(link) = self.peers[peer].link_mut() {
+                    link.outdated = how == Leaving::OutdatesPeer;
+                }
                 self.end_link(peer, ConnectionState::Disconnecting);
                 self.peers[peer].reason = Some("disconnected by the operator".into());
+                if how == Leaving::OutdatesUs {
+                    self.outdate_us();
+                }
                 self.answer(id, Ok(()));
             }
             Agreement::Invalidate(id) => {
@@ -163,7 +199,7 @@ impl Resource {
             // It may be the only copy now.
             Agreement::Detach(id) if self.commands.forget_detach(id) => self.detach(id, volume, false),
             Agreement::Detach(_) => {}
-            Agreement::Disconnect(id) => {
+            Agreement::Disconnect(id, _) => {
                 self.commands.disconnect_now.push(peer);
                 self.answer(id, Ok(()));
             }
@@ -176,6 +212,11 @@ impl Resource {
 
     /// The peer asks about a volume.
     pub(super) fn on_change_request(&mut self, volume: usize, peer: usize, change: StateChange) {
+        if is_leaving(change) {
+            let code = self.agree_to_part(peer, change);
+            self.send(peer, Stream::Meta, volume, &Packet::StateChangeReply(code));
+            return self.after_agreeing_to_part(peer, change, code);
+        }
         let code = self.agree(volume, peer, change);
         self.send(peer, Stream::Meta, volume, &Packet::StateChangeReply(code));
         if code >= 1 {
@@ -190,10 +231,6 @@ impl Resource {
         }
         let old = self.view(volume, peer);
         let Some(new) = mirror(old, change) else { return StateRefusal::NotSupported.number() };
-        if new.conn == ConnectionState::TearDown {
-            self.note_leaving(peer);
-            return 1;
-        }
         if let Some(refusal) = refusal_of_full_sync(old, new.conn) {
             return refusal.number();
         }
@@ -252,22 +289,53 @@ impl Resource {
 
     /// The peer asks about the whole connection: to leave.
     pub(super) fn on_connection_change_request(&mut self, peer: usize, change: StateChange) {
-        let leaving = change.mask.conn() == CONN_MASK && change.value.conn() == ConnectionState::Disconnecting.number();
-        let code = if leaving { 1 } else { StateRefusal::NotSupported.number() };
+        let code = match is_leaving(change) {
+            true => self.agree_to_part(peer, change),
+            false => StateRefusal::NotSupported.number(),
+        };
         self.send_connection(peer, Stream::Meta, &Packet::ConnectionStateChangeReply(code));
-        if !leaving {
+        self.after_agreeing_to_part(peer, change, code);
+    }
+
+    /// Whether the peer may go, with what is to become of the disks. A Primary's disk does not become old, and one with a
+    /// fencing policy lets go only of a peer whose disk does.
+    fn agree_to_part(&mut self, peer: usize, change: StateChange) -> i32 {
+        let primary = self.role == Role::Primary;
+        if primary && outdates(change.mask.pdsk(), change.value.pdsk()) {
+            return StateRefusal::NoUpToDateDisk.number();
+        }
+        let fences = primary && self.peers[peer].settings.fencing != Fencing::DontCare;
+        if fences && !outdates(change.mask.disk(), change.value.disk()) {
+            return StateRefusal::PrimaryNop.number();
+        }
+        1
+    }
+
+    fn after_agreeing_to_part(&mut self, peer: usize, change: StateChange, code: i32) {
+        if code < 1 {
             return;
         }
-        if change.mask.disk() == DISK_MASK && change.value.disk() == DiskState::Outdated.number() {
+        if outdates(change.mask.disk(), change.value.disk()) {
             // Its data is gone at once, with a new generation before the next answer, not when its streams end.
-            self.lose_connection(peer, ConnectionState::TearDown, "the peer has left and outdated itself");
-            for volume in 0..self.volumes.len() {
-                let view = self.view(volume, peer);
-                self.change_fact(volume, peer, View { pdsk: DiskState::Outdated, ..view });
+            if let Some(link) = self.peers[peer].link_mut() {
+                link.outdated = true;
             }
-            return;
+            self.lose_connection(peer, ConnectionState::TearDown, "the peer has left and outdated itself");
+        } else if outdates(change.mask.pdsk(), change.value.pdsk()) {
+            self.lose_connection(peer, ConnectionState::TearDown, "the peer has left and goes on alone");
+            self.outdate_us();
+        } else {
+            self.note_leaving(peer);
         }
-        self.note_leaving(peer);
+    }
+
+    /// The peer, whom we do not see any more, goes on alone: none of our disks is current.
+    fn outdate_us(&mut self) {
+        for volume in 0..self.volumes.len() {
+            if self.volumes[volume].disk_state > DiskState::Outdated {
+                self.set_disk_state(volume, DiskState::Outdated);
+            }
+        }
     }
 
     fn note_leaving(&mut self, peer: usize) {
@@ -285,6 +353,16 @@ impl Resource {
             link.peer_protocol = Some(theirs);
         }
     }
+}
+
+/// Whether the change is the end of the connection, for good.
+fn is_leaving(change: StateChange) -> bool {
+    change.mask.conn() == CONN_MASK && change.value.conn() == ConnectionState::Disconnecting.number()
+}
+
+/// Whether a disk becomes Outdated by the change.
+fn outdates(mask: u8, value: u8) -> bool {
+    mask == DISK_MASK && value == DiskState::Outdated.number()
 }
 
 /// Why a full sync cannot begin: a disk that is still being attached is none, and a source that is not good itself would
@@ -345,6 +423,7 @@ mod tests {
             peer_isp: false,
             susp: false,
             susp_nod: false,
+            susp_fen: false,
         };
         for (conn, disk, pdsk, expected) in [
             (StartingSyncS, UpToDate, Inconsistent, None),

@@ -29,7 +29,11 @@ impl Resource {
             node_name: self.settings.node_name.clone(),
             node_id: self.settings.node_id.number(),
             role: self.role,
-            suspended: Suspended { user: self.suspended, no_data: self.suspended_no_data },
+            suspended: Suspended {
+                user: self.suspended,
+                no_data: self.suspended_no_data,
+                fencing: self.door.is_frozen(),
+            },
             write_ordering: if self.volumes.iter().all(|volume| volume.settings.disk_flushes) {
                 "flush"
             } else {

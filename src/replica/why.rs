@@ -84,6 +84,18 @@ fn suspended(status: &ResourceStatus) -> Vec<Explanation> {
             data_back(status),
         ));
     }
+    if status.suspended.fencing {
+        let other = status.peers.first().map_or("the peer", |peer| &peer.name);
+        found.push(explanation(
+            format!("requests of applications are held: it is not known whether {other} is in use"),
+            "fencing resource-and-stonith: they wait until the handler fence-peer says that the peer is not in use, or the \
+             peer is back",
+            noted(format!("up {name}"), &[
+                &format!("on {other}; this node looks for it already"),
+                &format!("{other} is not in use: shimai resume-io {name}"),
+            ]),
+        ));
+    }
     found
 }
 
@@ -610,6 +622,7 @@ mod tests {
     #[test]
     fn held_requests_name_who_holds_them() {
         case(&[("/suspended", json!({"user": true}))], "an operator suspended them", Some("resume-io data"));
+        case(&[("/suspended", json!({"fencing": true}))], "whether bravo is in use", Some("up data"));
         let lost = [("/suspended", json!({"no_data": true})), (DISK, json!("Diskless"))];
         case(&lost, "neither this disk nor the peer's", Some("attach data/0"));
     }

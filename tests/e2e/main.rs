@@ -11,6 +11,7 @@ mod demo;
 mod drbdmeta;
 mod endurance;
 mod failing_disks;
+mod fencing;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod hostile;

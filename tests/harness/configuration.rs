@@ -110,6 +110,8 @@ pub(crate) struct Options {
     pub(crate) net: Vec<&'static str>,
     /// Statements for `disk`.
     pub(crate) disk: Vec<&'static str>,
+    /// Statements for `handlers`.
+    pub(crate) handlers: Vec<&'static str>,
     /// Without the timeouts and rates that make tests short.
     pub(crate) is_plain: bool,
 }
@@ -125,6 +127,7 @@ impl Default for Options {
             style: Style::Eight,
             net: Vec::new(),
             disk: Vec::new(),
+            handlers: Vec::new(),
             is_plain: false,
         }
     }
@@ -150,6 +153,7 @@ impl Options {
         let mut text = format!("global {{\n    usage-count no;\n}}\n\nresource {RESOURCE} {{\n");
         section(&mut text, "net", &net);
         section(&mut text, "disk", &disk);
+        section(&mut text, "handlers", &self.handlers);
         for (side, files) in files.iter().enumerate() {
             self.host(&mut text, side, files);
         }

@@ -1,7 +1,7 @@
 //! The engine's part of the network: what the machine asks of sockets, what it hears from them.
 
 use bytes::Bytes;
-use shimai::model::ids::SocketId;
+use shimai::model::ids::{HandlerId, SocketId};
 use shimai::replica::action::Closing;
 use shimai::replica::event::Event;
 
@@ -115,6 +115,12 @@ impl World {
     pub(crate) fn on_dial_failed(&mut self, node: usize, life: u32, peer: usize) {
         if self.is_up(node) && self.nodes[node].life == life {
             self.deliver(node, Event::DialFailed { peer, reason: "no answer".into() });
+        }
+    }
+
+    pub(crate) fn on_handler_end(&mut self, node: usize, life: u32, id: HandlerId, exit: Option<u8>) {
+        if self.is_up(node) && self.nodes[node].life == life {
+            self.deliver(node, Event::HandlerEnded { id, exit });
         }
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use shimai::metadata::layout::{Format, Layout, Placement, Striping};
 use shimai::model::ids::{NodeId, VolumeNumber};
-use shimai::replica::settings::{OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
+use shimai::replica::handler::Handler;
+use shimai::replica::settings::{Fencing, OnIoError, PeerSettings, ResyncSettings, Settings, VolumeSettings};
 use shimai::wire::auth::{DigestAlgorithm, HmacAlgorithm};
 use shimai::wire::packet::ReplicationProtocol;
 
@@ -153,6 +154,10 @@ pub(crate) struct Profile {
     pub(crate) other_pace: Option<ResyncSettings>,
     /// The features that are offered, of those that both machines know.
     pub(crate) features: u32,
+    /// What both nodes' configurations name.
+    pub(crate) handlers: BTreeMap<Handler, String>,
+    /// What `fence-peer` answers, whatever is true; all others end with 0.
+    pub(crate) fence_exit: Option<u8>,
     pub(crate) peer: PeerSettings,
     pub(crate) volume: VolumeSettings,
 }
@@ -193,6 +198,8 @@ impl Profile {
             external: None,
             other_pace: None,
             features: u32::MAX,
+            handlers: BTreeMap::new(),
+            fence_exit: Some(7),
             peer: draw_peer(volumes > 1, rng),
             volume: draw_volume(large, rng),
         };
@@ -214,6 +221,27 @@ impl Profile {
         if rng.chance(150) {
             self.features = rng.below(16) as u32;
         }
+        self.draw_fencing();
+    }
+
+    /// Handlers that know nothing: what they say is true by chance, as in a cluster without fence devices.
+    fn draw_fencing(&mut self) {
+        let rng = &mut Rng::new(mix(self.seed ^ 0xfe4c_e000));
+        if !rng.chance(300) {
+            return;
+        }
+        let policies = [Fencing::DontCare, Fencing::ResourceOnly, Fencing::ResourceAndStonith];
+        self.peer.fencing = *rng.pick(if self.protocol == ReplicationProtocol::A { &policies[..2] } else { &policies });
+        self.fence_exit = *rng.pick(&[Some(4), Some(5), Some(7)]);
+        for handler in
+            ["fence-peer", "unfence-peer", "before-resync-target", "before-resync-source", "after-resync-target"]
+        {
+            if let Some(handler) =
+                Handler::from_name(handler).filter(|handler| *handler == Handler::FencePeer || rng.coin())
+            {
+                self.handlers.insert(handler, handler.name().into());
+            }
+        }
     }
 
     /// A calm world of a given kind, for stories.
@@ -222,6 +250,8 @@ impl Profile {
         profile.device_bytes = vec![mebibytes << 20];
         profile.born_in_sync = born_in_sync;
         profile.faults.clear();
+        profile.handlers.clear();
+        profile.peer.fencing = Fencing::DontCare;
         profile.load.gap = 0;
         profile.horizon = u64::MAX / 4;
         profile.wire.window = profile.wire.window.max(1 << 16);
@@ -357,6 +387,7 @@ impl Profile {
                 ..self.peer.clone()
             }],
             suspend_without_data: self.seed.is_multiple_of(3),
+            handlers: self.handlers.clone(),
             seed,
         }
     }

@@ -9,10 +9,11 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use shimai::metadata::layout::Layout;
-use shimai::model::ids::CommandId;
+use shimai::model::ids::{CommandId, HandlerId};
 use shimai::replica::Resource;
 use shimai::replica::action::Action;
 use shimai::replica::event::{Command, Event};
+use shimai::replica::handler::Handler;
 
 use crate::client::Client;
 use crate::host::{Node, Process};
@@ -74,6 +75,12 @@ pub(crate) enum Happening {
         node: usize,
         life: u32,
         peer: usize,
+    },
+    HandlerEnds {
+        node: usize,
+        life: u32,
+        id: HandlerId,
+        exit: Option<u8>,
     },
     Timer {
         node: usize,
@@ -330,6 +337,7 @@ impl World {
             Happening::Opened { link, side } => self.on_opened(link, side),
             Happening::Notice { link, side } => self.on_notice(link, side),
             Happening::Dial { node, life, peer } => self.on_dial(node, life, peer),
+            Happening::HandlerEnds { node, life, id, exit } => self.on_handler_end(node, life, id, exit),
             Happening::DialFailed { node, life, peer } => self.on_dial_failed(node, life, peer),
             Happening::Timer { node, life } => self.on_timer(node, life),
             Happening::Burst { volume } => self.on_burst(volume),
@@ -415,6 +423,13 @@ impl World {
                 if let Err(text) = self.operator.answered(id, result.is_ok()) {
                     self.fail("R1", text);
                 }
+            }
+            Action::RunHandler { id, handler, .. } => {
+                self.note(|| format!("{}: runs {}", name(node), handler.name()));
+                let exit = if handler == Handler::FencePeer { self.profile.fence_exit } else { Some(0) };
+                let life = self.nodes[node].life;
+                let delay = self.rng.wire.spread(1000 * MICROSECOND, 1_000_000 * MICROSECOND);
+                self.after(delay, Happening::HandlerEnds { node, life, id, exit });
             }
             Action::Log { level, sentence } => {
                 self.note(|| format!("{}: [{level:?}] {sentence}", name(node)));

@@ -46,7 +46,7 @@ impl<'a> Resource<'a> {
             suspended: status.suspended.any(),
             suspended_user: status.suspended.user,
             suspended_no_data: status.suspended.no_data,
-            suspended_fencing: false,
+            suspended_fencing: status.suspended.fencing,
             suspended_quorum: false,
             force_io_failures: false,
             write_ordering: &status.write_ordering,

@@ -1,5 +1,6 @@
 //! A node of a story: a temporary directory with a disk, and the resource `data` with one volume on it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -128,11 +129,13 @@ fn spec(directory: &tempfile::TempDir, number: u8, addresses: [SocketAddr; 2]) -
             volumes: vec![volume(&data)],
             peers: vec![peer_settings(&name(1 - number), node_id(1 - number), mine < peer)],
             suspend_without_data: false,
+            handlers: BTreeMap::new(),
             seed: [number; 32],
         },
         peers: vec![PeerAddresses { mine, peer, stream: StreamOptions::default() }],
         backing: vec![Some(BackingPaths { data, metadata: None, slot: None })],
         nbd: vec![NbdListen::Unix(directory.path().join("nbd"))],
+        configuration: PathBuf::new(),
         direct: true,
         lock_patience: PATIENCE,
     }

@@ -6,6 +6,8 @@
 //!
 //! Not here: what two machines make of each other (`tests/sim`).
 
+mod fencing;
+mod handlers;
 mod resync;
 mod rules;
 mod writes;
@@ -18,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use super::Resource;
 use super::action::{Action, Area, DiskOperation};
 use super::event::{Command, DeviceFacts, Event, Request, RequestKind};
+use super::handler::Handler;
 use super::settings::{PeerSettings, ResyncSettings, Settings, VolumeSettings};
 use super::state::View;
 use crate::bitmap::Bitmap;
@@ -26,7 +29,7 @@ use crate::metadata::flags::DeviceFlags;
 use crate::metadata::layout::{Format, Layout, Placement, Striping};
 use crate::metadata::superblock::Superblock;
 use crate::model::generation_id::{GenerationId, GenerationSet};
-use crate::model::ids::{CommandId, NodeId, RequestId, SocketId, Ticket, VolumeNumber};
+use crate::model::ids::{CommandId, HandlerId, NodeId, RequestId, SocketId, Ticket, VolumeNumber};
 use crate::model::state::{ConnectionState, DiskState, Role, StateWord};
 use crate::model::time::Instant;
 use crate::model::units::{BLOCK_SECTORS, BlockIndex, Sector};
@@ -34,7 +37,8 @@ use crate::wire::bitmap_rle::BitSource;
 use crate::wire::bitmap_transfer::{BitmapSender, WordSource};
 use crate::wire::framing::{Features, PacketReader, Stream};
 use crate::wire::packet::{
-    AfterSplitBrain, BlockAck, BlockId, ConnectionFeatures, Packet, Protocol, Sizes, SyncParam, UuidFlags, Uuids,
+    AfterSplitBrain, BlockAck, BlockId, BlockRequest, ConnectionFeatures, Packet, Protocol, ReadReply, Sizes,
+    SyncParam, UuidFlags, Uuids,
 };
 
 const DEVICE_BYTES: usize = 4 << 20;
@@ -70,6 +74,7 @@ fn settings() -> Settings {
         volumes: vec![volume],
         peers: vec![peer],
         suspend_without_data: false,
+        handlers: BTreeMap::new(),
         seed: [7; 32],
     }
 }
@@ -117,6 +122,8 @@ struct Scene {
     answers: BTreeMap<u64, bool>,
     replies: BTreeMap<u64, bool>,
     asked: u64,
+    /// Handlers that were asked for and have not ended.
+    handlers: Vec<(HandlerId, Handler)>,
 }
 
 impl Scene {
@@ -144,6 +151,7 @@ impl Scene {
             answers: BTreeMap::new(),
             replies: BTreeMap::new(),
             asked: 0,
+            handlers: Vec::new(),
         };
         scene.attach();
         scene
@@ -195,6 +203,10 @@ impl Scene {
             }
             Action::Answer { id, result } => {
                 self.answers.insert(id.0, result.is_ok());
+                None
+            }
+            Action::RunHandler { id, handler, .. } => {
+                self.handlers.push((id, handler));
                 None
             }
             Action::Log { .. } | Action::Throttle { .. } | Action::ReleaseDisk { .. } => None,
@@ -351,6 +363,11 @@ impl Scene {
     /// The other end of both streams goes.
     fn cut(&mut self) {
         self.event(Event::Closed { socket: self.link[0], reason: "cut".into() });
+        self.cut_again();
+    }
+
+    /// A connection that was lost is given up, so that the next handshake begins anew.
+    fn cut_again(&mut self) {
         self.order(Command::Disconnect { force: true });
         self.dialled = self.dialled.next_multiple_of(2);
     }
@@ -381,6 +398,17 @@ impl Scene {
         assert_eq!(self.state().conn, ConnectionState::WfBitMapT);
         self.say_bits(blocks);
         assert_eq!(self.state().conn, ConnectionState::WfSyncUuid);
+    }
+
+    /// The handler that was asked for first and has not ended.
+    fn handler(&self) -> Option<Handler> {
+        self.handlers.first().map(|(_, handler)| *handler)
+    }
+
+    fn end_handler(&mut self, handler: Handler, exit: Option<u8>) {
+        assert_eq!(self.handler(), Some(handler));
+        let (id, _) = self.handlers.remove(0);
+        self.event(Event::HandlerEnded { id, exit });
     }
 
     fn state(&self) -> View {

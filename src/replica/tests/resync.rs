@@ -102,7 +102,7 @@ fn a_pace_that_an_operator_changes_is_told_to_the_peer_and_counts() {
         scene.settings.volumes[0].resync.rate_kib = rate_kib;
         scene.said.clear();
         let (peers, volumes) = (scene.settings.peers.clone(), scene.settings.volumes.clone());
-        scene.order(Command::Adjust { peers, volumes });
+        scene.order(Command::Adjust { peers, volumes, handlers: BTreeMap::new() });
         scene.heard_all(parameters_of).iter().map(|it| it.resync_rate).collect::<Vec<_>>()
     };
     assert_eq!(adjust(&mut scene, 20_000), Vec::<u32>::new(), "there is nobody to tell");
