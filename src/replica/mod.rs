@@ -43,6 +43,7 @@ mod handshake;
 mod keepalive;
 mod law;
 mod link;
+mod marks;
 mod metadata_writer;
 mod mutants;
 mod packet;

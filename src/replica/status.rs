@@ -138,7 +138,7 @@ impl Resource {
     fn sync_status(&self, volume: usize, peer: usize, now: Instant, resync: &Resync) -> SyncStatus {
         let left = self.bits_left(volume, peer).min(resync.total);
         let done = resync.total - left;
-        let (since, bits) = resync.oldest_mark();
+        let (since, bits) = resync.marks.oldest();
         let rate = rate_kib(bits.saturating_sub(left), now.since(since));
         let (elapsed, held) = (now.since(resync.started), resync.held(now));
         SyncStatus {
