@@ -8,6 +8,7 @@ use super::receive_epochs::ReceiveEpochs;
 use super::resync::Resync;
 use super::settings::{PeerSettings, ResyncSettings};
 use super::transfer::TransferLog;
+use super::verify::Verify;
 use super::wishes::Wish;
 use crate::model::generation_id::GenerationId;
 use crate::model::ids::SocketId;
@@ -96,6 +97,9 @@ pub(super) struct PeerVolume {
     /// Our own bits when the handshake compared.
     pub(super) exchange: Option<Exchange>,
     pub(super) resync: Option<Resync>,
+    pub(super) verify: Option<Verify>,
+    /// The block from which a verify goes on that stopped early; it outlives connections.
+    pub(super) verify_from: u64,
     /// Both were Inconsistent and the peer has been forced: its next state is to be considered.
     pub(super) consider_resync: bool,
     /// A resync between equal generations has been named, and the target has not shown that it knows.
@@ -139,6 +143,8 @@ impl PeerVolume {
             start_after_ping: None,
             exchange: None,
             resync: None,
+            verify: None,
+            verify_from: 0,
             consider_resync: false,
             target_may_be_done: false,
             detach_agreed: false,

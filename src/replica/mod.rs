@@ -30,6 +30,7 @@ mod activity;
 mod attach;
 mod bitmap_exchange;
 mod command;
+mod comparison;
 mod completion;
 mod conflicts;
 mod connection;
@@ -37,6 +38,7 @@ mod decision;
 mod disk_error;
 mod effects;
 mod establish;
+mod findings;
 mod flush;
 mod generations;
 mod handshake;
@@ -65,6 +67,9 @@ mod state_request;
 mod status;
 mod sync_parameters;
 mod transfer;
+mod verify;
+mod verify_source;
+mod verify_target;
 mod volume;
 mod wishes;
 
@@ -117,6 +122,8 @@ pub struct Resource {
     peer_reads: Slab<peer_read::PeerRead>,
     resync_reads: Slab<resync_source::SourceRead>,
     resync_writes: Slab<resync_target::TargetWrite>,
+    /// Blocks on their way through a verify.
+    comparisons: Slab<comparison::Comparison>,
     /// Resyncs begun so far.
     resyncs: u64,
     /// What to do when a ticket comes back.
@@ -162,6 +169,7 @@ impl Resource {
             peer_reads: Slab::new(),
             resync_reads: Slab::new(),
             resync_writes: Slab::new(),
+            comparisons: Slab::new(),
             resyncs: 0,
             pending: Slab::new(),
             commands: Commands::default(),
@@ -254,6 +262,7 @@ impl Resource {
             Owner::ResyncWrite(write) => self.start_resync_write(write),
             Owner::ResyncRead(read) => self.start_source_read(read),
             Owner::ResyncPending(first) => self.send_resync_request(volume, first),
+            Owner::Comparison(key) => self.continue_comparison(key),
         }
     }
 

@@ -8,6 +8,7 @@
 
 mod resync;
 mod rules;
+mod verify;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
