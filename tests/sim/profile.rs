@@ -153,6 +153,8 @@ pub(crate) struct Profile {
     pub(crate) other_pace: Option<ResyncSettings>,
     /// The features that are offered, of those that both machines know.
     pub(crate) features: u32,
+    /// The operator asks for a verify so often.
+    pub(crate) verifies: Option<u64>,
     pub(crate) peer: PeerSettings,
     pub(crate) volume: VolumeSettings,
 }
@@ -193,6 +195,7 @@ impl Profile {
             external: None,
             other_pace: None,
             features: u32::MAX,
+            verifies: None,
             peer: draw_peer(volumes > 1, rng),
             volume: draw_volume(large, rng),
         };
@@ -214,6 +217,16 @@ impl Profile {
         if rng.chance(150) {
             self.features = rng.below(16) as u32;
         }
+        let every = rng.chance(300).then(|| rng.spread(500 * MILLISECOND, 8 * SECOND));
+        // A block that cannot be read is marked, and where the disk stays nothing takes that mark away.
+        let keeps_bad_disks = self.volume.on_io_error == OnIoError::PassOn
+            && [Fault::DiskError, Fault::BadSector].iter().any(|&fault| self.has(fault));
+        // Elsewhere a verify could not be ended before the world does.
+        let ends_early = self.peer.version_max >= 97 && self.peer.version_max != 100;
+        self.verifies = every.filter(|_| ends_early && !keeps_bad_disks);
+        if self.verifies.is_some() {
+            self.peer.verify_alg = "crc32c".into();
+        }
     }
 
     /// A calm world of a given kind, for stories.
@@ -222,6 +235,7 @@ impl Profile {
         profile.device_bytes = vec![mebibytes << 20];
         profile.born_in_sync = born_in_sync;
         profile.faults.clear();
+        profile.verifies = None;
         profile.load.gap = 0;
         profile.horizon = u64::MAX / 4;
         profile.wire.window = profile.wire.window.max(1 << 16);

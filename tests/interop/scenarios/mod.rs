@@ -2,6 +2,7 @@
 
 mod meeting;
 mod resync;
+mod verify;
 mod writes;
 
 use crate::pair::{Lab, Side};
@@ -55,4 +56,7 @@ pub(crate) const TABLE: &[Row] = both_ways![
     "invalidate-remote" resync::invalidate_remote,
     "kill -9 of our daemon" resync::killed_daemon,
     "power loss of the kernel" resync::pulled_plug,
+    "online verify with planted differences" verify::planted_differences,
+    "online verify of a part under load" verify::a_part_under_load,
+    "online verify without an algorithm" verify::without_an_algorithm,
 ];
