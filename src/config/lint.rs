@@ -104,12 +104,8 @@ impl Lints<'_> {
             }
             // Nothing is ever reported, so this is what happens.
             (Section::Global, "usage-count", "no") => {}
-            (Section::Net, "verify-alg", _) => self.say(
-                &line.place,
-                "verify-alg is compared with the peer's when they connect; online verification is not served yet"
-                    .into(),
-            ),
             (Section::Net, "cram-hmac-alg", _) => self.algorithm(line, &self.served.macs),
+            (Section::Net, "verify-alg", _) => self.verify_algorithm(line),
             (Section::Net, "csums-alg" | "data-integrity-alg", _) => self.algorithm(line, &self.served.digests),
             _ if !line.spec.effect && !is_default => {
                 self.say(&line.place, format!("{name} in section {} has no effect yet", section.keyword()));
@@ -125,6 +121,19 @@ impl Lints<'_> {
                 &line.place,
                 format!("{name} {} is not served, and keeps the resource down; served are {known}", line.value),
             );
+        }
+    }
+
+    /// The nodes only have to name the same one to connect.
+    fn verify_algorithm(&mut self, line: &OptionLine) {
+        let known = &self.served.digests;
+        if !line.value.is_empty() && !known.contains(&line.value.as_str()) {
+            let sentence = format!(
+                "verify-alg {} is not served: no verify can begin; served are {}",
+                line.value,
+                known.join(", ")
+            );
+            self.say(&line.place, sentence);
         }
     }
 

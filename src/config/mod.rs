@@ -35,6 +35,7 @@ use core::net::IpAddr;
 pub use error::{ConfigError, ConfigErrorKind, Place, ResolveError};
 pub use files::{Files, MemoryFiles, Unreadable, default_file};
 pub use lint::{Lint, Served};
+pub use number::sectors;
 pub use syntax::{Document, ResourceConfig};
 pub use value::*;
 

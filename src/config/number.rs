@@ -33,6 +33,15 @@ pub(super) fn parse(text: &str, unit: Unit) -> Result<u64, NotNumber> {
     u64::try_from(bytes.div_ceil(u128::from(unit.scale()))).map_err(|_| NotNumber::Size)
 }
 
+/// A place on a volume as DRBD's tools take it, in sectors: digits, which count sectors, with an optional suffix K, M, G (powers
+/// of 1024 bytes) or s (sectors).
+///
+/// # Errors
+/// It is no such number, or too large for 64 bits.
+pub fn sectors(text: &str) -> Result<u64, String> {
+    parse(text, Unit::Sector).map_err(|_| format!("{text:?} is no number of sectors (digits; K, M or G for bytes)"))
+}
+
 /// Whether `value` is one that `spec` takes.
 pub(super) fn check(spec: &OptionSpec, value: &str) -> Result<(), ConfigErrorKind> {
     match spec.kind {

@@ -427,7 +427,7 @@ table! {
         "before-resync-target" HANDLER, None, Both, true, [] "This node is about to take the peer's data.";
         "after-resync-target" HANDLER, None, Both, true, [] "This node has taken the peer's data.";
         "before-resync-source" HANDLER, None, Both, true, [] "This node is about to give its data.";
-        "out-of-sync" HANDLER, None, Both, false, [] "Online verification found differences.";
+        "out-of-sync" HANDLER, None, Both, true, [] "Online verification found differences.";
         "quorum-lost" HANDLER, None, Nine, false, [] "A volume of a Primary lost its quorum.";
         "disconnected" HANDLER, None, Nine, false, [] "A connection went down.";
     }

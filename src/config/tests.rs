@@ -271,14 +271,14 @@ fn a_missing_configuration_has_no_place_in_it() {
 #[test]
 fn lint_names_what_has_no_effect() {
     let config = good(&format!(
-        "resource r {{ net {{ verify-alg crc32c; tcp-cork yes; }} handlers {{ split-brain x; pri-lost x; }} {TWO} }}"
+        "resource r {{ net {{ verify-alg sha512; tcp-cork yes; }} handlers {{ split-brain x; quorum-lost x; }} {TWO} }}"
     ));
     let lints: Vec<String> = config.lint(None, &served()).iter().map(ToString::to_string).collect();
     assert_eq!(
         lints,
         [
-            "main.conf:1:20: verify-alg is compared with the peer's when they connect; online verification is not served yet",
-            "main.conf:1:81: handler pri-lost is not called yet",
+            "main.conf:1:20: verify-alg sha512 is not served: no verify can begin; served are crc32c, sha1",
+            "main.conf:1:81: handler quorum-lost is not called yet",
         ]
     );
 }

@@ -109,7 +109,7 @@ impl Verb {
     /// Whether the verb waits for something that has no bound of its own, so that a caller must not add one.
     #[must_use]
     pub const fn waits(self) -> bool {
-        matches!(self, Self::WaitConnect | Self::WaitSync | Self::Verify | Self::Events)
+        matches!(self, Self::WaitConnect | Self::WaitSync | Self::Events)
     }
 }
 
@@ -175,6 +175,12 @@ pub struct Options {
     /// `resize`: do not resync what was added.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub assume_clean: bool,
+    /// `verify`: the first sector; where the last verify stopped if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_sector: Option<u64>,
+    /// `verify`: the sector behind the last; the end of the volume if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_sector: Option<u64>,
     /// `events`: end after the initial dump.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub now: bool,

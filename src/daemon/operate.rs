@@ -184,6 +184,10 @@ fn commands(request: &Request, volumes: &[usize]) -> Vec<Command> {
         Verb::Secondary => vec![Command::Secondary],
         Verb::Invalidate => each(&|volume| Command::Invalidate { volume }),
         Verb::InvalidateRemote => each(&|volume| Command::InvalidateRemote { volume }),
+        Verb::Verify => {
+            let (start, stop) = (options.start_sector, options.stop_sector);
+            each(&|volume| Command::Verify { volume, start, stop })
+        }
         Verb::Outdate => each(&|volume| Command::Outdate { volume }),
         Verb::PauseSync => each(&|volume| Command::PauseSync { volume }),
         Verb::ResumeSync => each(&|volume| Command::ResumeSync { volume }),

@@ -520,7 +520,7 @@ mod tests {
 
     #[test]
     fn the_strictest_fencing_of_the_volumes_counts_and_handlers_come_along() {
-        let handlers = "handlers { fence-peer \"/bin/fence now\"; out-of-sync x; outdate-peer y; }";
+        let handlers = "handlers { fence-peer \"/bin/fence now\"; quorum-lost x; outdate-peer y; }";
         let fencing = |resource: &Resource| settings(resource, [0; 32]).unwrap().peers[0].fencing;
         let mut both = resource("", "fencing resource-only;", handlers);
         assert_eq!(fencing(&both), Fencing::ResourceOnly);

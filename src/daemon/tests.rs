@@ -349,7 +349,7 @@ async fn a_volume_that_is_not_there_is_refused_and_nothing_is_done() {
     }
     assert_eq!(world.node.names(), Vec::<String>::new());
     world.ok(Verb::Up, "data").await;
-    for verb in Verb::ALL.iter().filter(|verb| !matches!(verb, Verb::Events | Verb::Verify | Verb::Resize)) {
+    for verb in Verb::ALL.iter().filter(|verb| !matches!(verb, Verb::Events | Verb::Resize)) {
         let told = world.ask(*verb, "data/7").await;
         let is_general = matches!(verb, Verb::Version | Verb::Shutdown);
         assert!(is_general || told.sentence().contains("has no volume 7"), "{verb}: {told:?}");

@@ -45,7 +45,7 @@ async fn perform(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<
         Verb::Version => out.say(Response::Text(format!("shimaid {}", env!("CARGO_PKG_VERSION")))).await,
         Verb::Shutdown => operate::shut_down(node, out).await,
         Verb::Events => events::watch(node, request, out).await?,
-        Verb::Verify | Verb::Resize => {
+        Verb::Resize => {
             return Err(Problem::NotServed { sentence: format!("{} is not available yet", request.verb) });
         }
         _ => operate::every(node, request, out).await?,
@@ -56,15 +56,16 @@ async fn perform(node: &Arc<Node>, request: &Request, out: &Arc<Out>) -> Result<
 /// An option that the verb does not know: one that has no effect must not be taken for one that has.
 fn foreign_option(request: &Request) -> Option<&'static str> {
     use Verb as V;
-    let Options {
-        force, discard_my_data, clear_bitmap, assume_clean, now, statistics, timestamps, full, config, ..
-    } = &request.options;
+    let Options { force, discard_my_data, clear_bitmap, assume_clean, .. } = &request.options;
+    let Options { start_sector, stop_sector, now, statistics, timestamps, full, config, .. } = &request.options;
     let is_one_of = |verbs: &[Verb]| verbs.contains(&request.verb);
     let rows = [
         (*force, "force", is_one_of(&[V::Primary, V::Detach, V::Disconnect])),
         (*discard_my_data, "discard_my_data", is_one_of(&[V::Connect])),
         (*clear_bitmap, "clear_bitmap", is_one_of(&[V::NewCurrentUuid])),
         (*assume_clean, "assume_clean", is_one_of(&[V::Resize])),
+        (start_sector.is_some(), "start_sector", is_one_of(&[V::Verify])),
+        (stop_sector.is_some(), "stop_sector", is_one_of(&[V::Verify])),
         (*now, "now", is_one_of(&[V::Events])),
         (*statistics, "statistics", is_one_of(&[V::Events])),
         (*timestamps, "timestamps", is_one_of(&[V::Events])),

@@ -10,6 +10,7 @@ use super::refusal::Refusal;
 use super::settings::Fencing;
 use super::state::{Origin, View};
 use super::state_request::{Agreement, Leaving};
+use super::verify::Part;
 use crate::control::refusal::{ConfigurationRefusal, StateRefusal};
 use crate::generation;
 use crate::model::ids::CommandId;
@@ -77,6 +78,7 @@ impl Resource {
             Command::Secondary => return self.begin_demotion(id),
             Command::Invalidate { volume } => return self.invalidate(id, volume, false),
             Command::InvalidateRemote { volume } => return self.invalidate(id, volume, true),
+            Command::Verify { volume, start, stop } => return self.verify(id, volume, Part { start, stop }),
             Command::Outdate { volume } => return self.outdate(id, volume),
             Command::PauseSync { volume } => self.set_pause(volume, true),
             Command::ResumeSync { volume } => self.set_pause(volume, false),

@@ -107,6 +107,7 @@ impl Resource {
         }
         self.forget_leaving_disk(volume, peer, &mut theirs);
         self.overlook_old_word(volume, peer, word, &mut theirs);
+        self.consider_end_of_verify(volume, peer, word);
         if self.is_old_to_us(volume, peer) {
             theirs.real_disk = theirs.real_disk.min(DiskState::Outdated);
         }

@@ -35,6 +35,7 @@ impl Resource {
             Pending::TargetWrite(write) => self.on_target_written(write, done),
             Pending::TargetChecksum(volume, number, first) => self.on_target_checksum(volume, number, first, result),
             Pending::TargetFlush(volume, peer, number) => self.on_target_flushed(volume, peer, number, done),
+            Pending::Comparison(key) => self.on_comparison_read(key, result),
         }
         self.release_if_drained(volume);
     }
@@ -56,6 +57,7 @@ impl Resource {
             Pending::PeerRead(read) => self.peer_read_volume(*read),
             Pending::SourceRead(read) => self.source_read_volume(*read),
             Pending::TargetWrite(write) => self.target_write_volume(*write),
+            Pending::Comparison(key) => self.comparison_volume(*key),
         }
     }
 

@@ -7,6 +7,7 @@ use super::Resource;
 use super::action::LogLevel;
 use super::metadata_writer::Then;
 use super::state::{Origin, Rules, View, transition};
+use super::verify::is_verify;
 use crate::control::refusal::StateRefusal;
 use crate::model::state::{ConnectionState, DiskState, Role};
 use crate::wire::framing::Stream;
@@ -141,6 +142,9 @@ impl Resource {
             self.peers[peer].volumes[volume].consider_resync = true;
         }
         self.tell_state(volume, peer, old, new);
+        if is_verify(old.conn) && old.conn != new.conn {
+            self.leave_verify(volume, peer);
+        }
         let aborted = old.conn > ConnectionState::Connected && new.conn == ConnectionState::Connected;
         if aborted && (new.disk <= DiskState::Failed || new.pdsk <= DiskState::Failed) {
             self.peers[peer].volumes[volume].gave_up_resync = true;
@@ -192,7 +196,8 @@ impl Resource {
                 || (old.disk == DiskState::UpToDate && new.disk == DiskState::Inconsistent));
         let handshake_decided = old.conn < ConnectionState::Connected;
         let pause = old.user_isp != new.user_isp;
-        if disk_went || handshake_decided || pause || old.role != new.role {
+        let verified = old.conn == ConnectionState::VerifyS && old.conn != new.conn && self.may_stop_early(peer);
+        if disk_went || handshake_decided || pause || verified || old.role != new.role {
             self.send_state(volume, peer);
         }
     }

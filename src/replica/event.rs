@@ -206,6 +206,16 @@ pub enum Command {
         /// Index of the volume.
         volume: usize,
     },
+    /// Compare the disks with the peer's, block by block; answered when it has begun. One that runs here already gets
+    /// another end, if no start is given.
+    Verify {
+        /// Index of the volume.
+        volume: usize,
+        /// The first sector, rounded down to a block; where the last one stopped if not given.
+        start: Option<u64>,
+        /// The sector behind the last, rounded up to a block; the end of the volume if not given.
+        stop: Option<u64>,
+    },
     /// Mark the local data as older than the peer's.
     Outdate {
         /// Index of the volume.

@@ -37,11 +37,13 @@ pub enum Handler {
     AfterResyncTarget,
     /// This node is about to give its data.
     BeforeResyncSource,
+    /// A verify has ended and found differences.
+    OutOfSync,
 }
 
 impl Handler {
     /// All of them, with their names in the configuration.
-    const NAMES: [(Self, &'static str); 11] = [
+    const NAMES: [(Self, &'static str); 12] = [
         (Self::PriOnInconDegr, "pri-on-incon-degr"),
         (Self::PriLostAfterSb, "pri-lost-after-sb"),
         (Self::PriLost, "pri-lost"),
@@ -53,6 +55,7 @@ impl Handler {
         (Self::BeforeResyncTarget, "before-resync-target"),
         (Self::AfterResyncTarget, "after-resync-target"),
         (Self::BeforeResyncSource, "before-resync-source"),
+        (Self::OutOfSync, "out-of-sync"),
     ];
 
     /// Its name in the configuration.
@@ -156,6 +159,6 @@ mod tests {
         for (handler, name) in Handler::NAMES {
             assert_eq!((handler.name(), Handler::from_name(name)), (name, Some(handler)));
         }
-        assert_eq!(Handler::from_name("out-of-sync"), None);
+        assert_eq!(Handler::from_name("quorum-lost"), None);
     }
 }

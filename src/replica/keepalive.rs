@@ -20,13 +20,14 @@ impl Resource {
             Connection::Establishing(establish) => establish.next_deadline(),
             Connection::Linked(link) => {
                 let resync = (0..self.volumes.len()).filter_map(|volume| self.resync_deadline(volume, peer));
+                let verify = (0..self.volumes.len()).filter_map(|volume| self.verify_deadline(volume, peer));
                 let link = [
                     self.handshake_deadline(peer, link),
                     self.volumes_deadline(peer, link),
                     Some(self.ping_deadline(peer, link)),
                     self.knock_out(peer),
                 ];
-                link.into_iter().flatten().chain(resync).min()
+                link.into_iter().flatten().chain(resync).chain(verify).min()
             }
         }
     }
@@ -114,6 +115,7 @@ impl Resource {
         }
         for volume in 0..self.volumes.len() {
             self.on_resync_tick(volume, peer);
+            self.on_verify_tick(volume, peer);
         }
     }
 
@@ -148,6 +150,7 @@ impl Resource {
             link.pings_answered = link.pings.min(link.pings_answered + 1);
         }
         self.on_ping_ack_for_resync(peer);
+        self.on_ping_ack_for_verify(peer);
         self.retry_promotion();
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Resource;
 use super::request::Local;
+use super::verify::is_verify;
 use crate::model::state::{ConnectionState, DiskState, Role};
 
 impl Resource {
@@ -28,6 +29,13 @@ impl Resource {
             assert!(volume.disk_state != DiskState::UpToDate || volume.disk.is_some(), "UpToDate needs a disk");
         }
         for (number, peer) in self.peers.iter().enumerate() {
+            for (volume, at) in peer.volumes.iter().enumerate() {
+                let conn = self.view(volume, number).conn;
+                assert!(
+                    at.verify.is_some() == is_verify(conn),
+                    "volume {volume} is {conn} and compares nothing, or compares and is not"
+                );
+            }
             let replicating = peer.volumes.iter().any(|volume| volume.conn >= ConnectionState::Connected);
             assert!(
                 peer.link().is_some() || !replicating || peer.conn < ConnectionState::WfReportParams,

@@ -9,6 +9,7 @@ use super::receive_epochs::ReceiveEpochs;
 use super::resync::Resync;
 use super::settings::{PeerSettings, ResyncSettings};
 use super::transfer::TransferLog;
+use super::verify::Verify;
 use super::wishes::Wish;
 use crate::model::generation_id::GenerationId;
 use crate::model::ids::{HandlerId, SocketId};
@@ -112,6 +113,9 @@ pub(super) struct PeerVolume {
     pub(super) before_resync: BeforeResync,
     /// We go on alone, but replies are frozen: the new generation begins when they thaw without the peer.
     pub(super) generation_due: bool,
+    pub(super) verify: Option<Verify>,
+    /// The block from which a verify goes on that stopped early; it outlives connections.
+    pub(super) verify_from: u64,
     /// Both were Inconsistent and the peer has been forced: its next state is to be considered.
     pub(super) consider_resync: bool,
     /// A resync between equal generations has been named, and the target has not shown that it knows.
@@ -157,6 +161,8 @@ impl PeerVolume {
             resync: None,
             before_resync: BeforeResync::Unasked,
             generation_due: false,
+            verify: None,
+            verify_from: 0,
             consider_resync: false,
             target_may_be_done: false,
             detach_agreed: false,

@@ -31,6 +31,7 @@ mod activity;
 mod attach;
 mod bitmap_exchange;
 mod command;
+mod comparison;
 mod completion;
 mod conflicts;
 mod connection;
@@ -39,12 +40,14 @@ mod disk_error;
 mod effects;
 mod establish;
 mod fencing;
+mod findings;
 mod flush;
 mod generations;
 mod handshake;
 mod keepalive;
 mod law;
 mod link;
+mod marks;
 mod metadata_writer;
 mod mutants;
 mod packet;
@@ -66,6 +69,9 @@ mod state_request;
 mod status;
 mod sync_parameters;
 mod transfer;
+mod verify;
+mod verify_source;
+mod verify_target;
 mod volume;
 mod wishes;
 
@@ -120,6 +126,8 @@ pub struct Resource {
     resync_writes: Slab<resync_target::TargetWrite>,
     /// Handlers asked for so far.
     handlers_run: u64,
+    /// Blocks on their way through a verify.
+    comparisons: Slab<comparison::Comparison>,
     /// Resyncs begun so far.
     resyncs: u64,
     /// What to do when a ticket comes back.
@@ -166,6 +174,7 @@ impl Resource {
             resync_reads: Slab::new(),
             resync_writes: Slab::new(),
             handlers_run: 0,
+            comparisons: Slab::new(),
             resyncs: 0,
             pending: Slab::new(),
             commands: Commands::default(),
@@ -260,6 +269,7 @@ impl Resource {
             Owner::ResyncWrite(write) => self.start_resync_write(write),
             Owner::ResyncRead(read) => self.start_source_read(read),
             Owner::ResyncPending(first) => self.send_resync_request(volume, first),
+            Owner::Comparison(key) => self.continue_comparison(key),
         }
     }
 

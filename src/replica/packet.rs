@@ -73,6 +73,8 @@ impl Resource {
             Packet::ChecksumResyncRequest { request, digest } => {
                 self.on_wish(volume, peer, Wish::Resync { request, digest: Some(digest), thin: false });
             }
+            Packet::OnlineVerifyRequest(request) => self.on_wish(volume, peer, Wish::Digest(request)),
+            Packet::OnlineVerifyReply { request, digest } => self.on_verify_reply(volume, peer, request, digest),
             Packet::ResyncDataReply(reply) => self.on_resync_data(volume, peer, reply),
             Packet::ResyncDeallocated { sector, bytes } => self.on_resync_deallocated(volume, peer, sector.0, bytes),
             Packet::OutOfSync { sector, bytes } => self.on_out_of_sync(volume, peer, sector, bytes),
@@ -112,11 +114,15 @@ impl Resource {
             }
             Packet::ResyncWriteAck(ack) => self.on_write_in_sync(volume, peer, &ack),
             Packet::NegDataReply(ack) => self.on_data_refused(volume, peer, &ack),
+            Packet::NegResyncDataReply(ack) if self.verify_source(volume, peer).is_some() => {
+                self.on_verify_refused(volume, peer, ack.sector, ack.bytes);
+            }
             Packet::NegResyncDataReply(ack) => {
                 self.on_resync_refused(volume, peer, ack.sector.0, ack.bytes, false);
             }
             Packet::ResyncCancel(ack) => self.on_resync_refused(volume, peer, ack.sector.0, ack.bytes, true),
             Packet::ResyncIsInSync(ack) => self.on_resync_in_sync(volume, peer, ack.sector.0, ack.bytes),
+            Packet::OnlineVerifyResult(ack) => self.on_verify_result(volume, peer, &ack),
             Packet::StateChangeReply(code) => self.on_change_reply(peer, code),
             other => {
                 let reason = format!("Unexpected meta packet {}", self.packet_name(peer, &other));

@@ -394,12 +394,7 @@ impl Resource {
             let reason = format!("an out-of-sync range {range} beyond the device");
             return self.lose_connection(peer, ConnectionState::ProtocolError, &reason);
         }
-        let node = self.peers[peer].settings.node_id.index();
-        if let Some(disk) = self.volumes[volume].disk.as_mut() {
-            let slot = disk.slot(node);
-            let (first, end) = range.blocks_touched();
-            disk.bitmap.set_range(slot, first, end);
-        }
+        self.set_bits(volume, peer, range);
     }
 
     /// Confirms one of our epochs.

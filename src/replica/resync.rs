@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::Resource;
 use super::conflicts::Held;
 use super::link::BeforeResync;
+use super::marks::Marks;
 use super::rate::Controller;
 use super::state::View;
 use crate::generation;
@@ -50,9 +51,8 @@ pub(super) struct Resync {
     held: Duration,
     held_since: Option<Instant>,
     pub(super) side: Side,
-    /// Progress marks, three seconds apart: when, bits left.
-    pub(super) marks: [(Instant, u64); 8],
-    pub(super) mark: usize,
+    /// How many bits were left, and when.
+    pub(super) marks: Marks,
 }
 
 /// What a target has said of its end, on the one stream, while its acknowledgements come on the other.
@@ -121,8 +121,7 @@ impl Resync {
             held: Duration::ZERO,
             held_since: None,
             side,
-            marks: [(now, total); 8],
-            mark: 0,
+            marks: Marks::new(now, total),
         }
     }
 
@@ -133,7 +132,7 @@ impl Resync {
             (Some(since), false) => {
                 self.held += now.since(since);
                 self.held_since = None;
-                self.marks = [(now, left); 8];
+                self.marks = Marks::new(now, left);
             }
             _ => {}
         }
@@ -153,24 +152,6 @@ impl Resync {
             Side::Source => None,
             Side::Target(target) => Some(target),
         }
-    }
-
-    /// Remembers progress for rates.
-    pub(super) fn note_progress(&mut self, now: Instant, left: u64) {
-        if now.since(self.marks[self.mark].0).as_secs() >= 3 {
-            self.mark = (self.mark + 1) % self.marks.len();
-            self.marks[self.mark] = (now, left);
-        }
-    }
-
-    /// The mark before the last: three to six seconds old once a resync runs that long.
-    pub(super) fn recent_mark(&self) -> (Instant, u64) {
-        self.marks[(self.mark + self.marks.len() - 1) % self.marks.len()]
-    }
-
-    /// The oldest mark.
-    pub(super) fn oldest_mark(&self) -> (Instant, u64) {
-        self.marks[(self.mark + 1) % self.marks.len()]
     }
 }
 
@@ -192,7 +173,17 @@ impl Resource {
         let left = disk.bitmap.count(slot);
         let now = self.now;
         if let Some(resync) = self.peers[peer].volumes[volume].resync.as_mut() {
-            resync.note_progress(now, left);
+            resync.marks.note(now, left);
+        }
+    }
+
+    /// Marks whatever is touched by a range that differs from a peer's.
+    pub(super) fn set_bits(&mut self, volume: usize, peer: usize, range: SectorRange) {
+        let node = self.peers[peer].settings.node_id.index();
+        if let Some(disk) = self.volumes[volume].disk.as_mut() {
+            let slot = disk.slot(node);
+            let (first, end) = range.blocks_touched();
+            disk.bitmap.set_range(slot, first, end);
         }
     }
 

@@ -158,14 +158,25 @@ impl Resource {
 
     /// Whether applications write so much that the resync must stay at its minimum rate, and it is above it.
     fn is_busy_with_applications(&mut self, volume: usize, peer: usize) -> bool {
-        let least = u64::from(self.volumes[volume].settings.resync.min_rate_kib);
-        let at = &mut self.peers[peer].volumes[volume];
-        let sectors = std::mem::take(&mut at.application_sectors);
         let left = self.bits_left(volume, peer);
-        let Some(resync) = self.peers[peer].volumes[volume].resync.as_ref() else { return false };
-        let (since, bits) = resync.recent_mark();
+        let mark = self.peers[peer].volumes[volume].resync.as_ref().map(|resync| resync.marks.recent());
+        mark.is_some_and(|mark| self.must_spare_applications(volume, peer, mark, left))
+    }
+
+    /// The same of anything that reads or writes beside the applications; asked once a tick. `left` blocks are left, and as
+    /// many as `mark` says were left then.
+    pub(super) fn must_spare_applications(
+        &mut self,
+        volume: usize,
+        peer: usize,
+        mark: (Instant, u64),
+        left: u64,
+    ) -> bool {
+        let least = u64::from(self.volumes[volume].settings.resync.min_rate_kib);
+        let sectors = std::mem::take(&mut self.peers[peer].volumes[volume].application_sectors);
+        let (since, before) = mark;
         let millis = self.now.since(since).as_millis().max(1) as u64;
-        let rate_kib = bits.saturating_sub(left) * 4 * 1000 / millis;
+        let rate_kib = before.saturating_sub(left) * 4 * 1000 / millis;
         least > 0 && sectors > BUSY_SECTORS && rate_kib > least
     }
 

@@ -121,6 +121,10 @@ fn sanitize(old: View, mut new: View, rules: Rules) -> View {
     if new.conn > C::Connected && (new.disk <= D::Failed || new.pdsk <= D::Failed) {
         new.conn = C::Connected;
     }
+    if matches!(new.conn, C::VerifyS | C::VerifyT) && (new.disk != D::UpToDate || new.pdsk != D::UpToDate) {
+        // Old data is compared with nothing; and it must not become current by being compared, as it would in DRBD.
+        new.conn = C::Connected;
+    }
     if new.conn >= C::Connected && new.conn < C::Ahead {
         // Two that need no sync are both current. A target whose sync was aborted before it began needs one, and an old disk
         // that meets a node without one has been compared with nothing: nobody has decided anything about its data.
@@ -181,7 +185,6 @@ fn bounds(conn: ConnectionState) -> Option<(Range, Range)> {
         C::SyncTarget => ((D::Inconsistent, D::Inconsistent), CURRENT),
         C::WfBitMapS | C::PausedSyncS | C::StartingSyncS | C::Ahead => (CURRENT, (D::Inconsistent, D::Consistent)),
         C::SyncSource => (CURRENT, (D::Inconsistent, D::Inconsistent)),
-        C::VerifyS | C::VerifyT => (CURRENT, CURRENT),
         _ => return None,
     })
 }
@@ -221,6 +224,7 @@ fn soft_refusal(old: View, new: View) -> Option<StateRefusal> {
     use StateRefusal as R;
     let to = |conn: C| new.conn == conn && old.conn != conn;
     let starting = to(C::StartingSyncS) || to(C::StartingSyncT);
+    let verifying = to(C::VerifyS) || to(C::VerifyT);
     let promoting = new.role == Role::Primary && old.role != Role::Primary;
     let half_synced = new.pdsk == D::UpToDate && new.disk != D::UpToDate && new.disk != D::Diskless;
     let rows = [
@@ -231,6 +235,8 @@ fn soft_refusal(old: View, new: View) -> Option<StateRefusal> {
         (to(C::WfConnection) && old.conn < C::Unconnected, R::NoNetConfig),
         (new.disk == D::Outdated && old.disk < D::Outdated && old.disk != D::Attaching, R::LowerThanOutdated),
         (promoting && half_synced && new.conn >= C::Connected && new.conn <= C::WfSyncUuid, R::InTransientState),
+        (verifying && old.conn < C::Connected, R::NeedConnection),
+        (verifying && old.conn > C::Connected, R::ResyncRunning),
         (starting && old.conn < C::Connected, R::NeedConnection),
     ];
     rows.into_iter().rev().find(|(broken, _)| *broken).map(|(_, refusal)| refusal)
@@ -323,6 +329,30 @@ mod tests {
         assert_eq!(transition(alone, mirror, RULES, Origin::Fact).map(|view| view.pdsk), Ok(DiskState::Outdated));
         let compared = View { pdsk: DiskState::UpToDate, ..met };
         assert_eq!(wish(alone, compared).map(|view| view.disk), Ok(DiskState::UpToDate));
+    }
+
+    #[test]
+    fn a_verify_is_one_of_two_current_disks_and_of_nothing_else() {
+        use ConnectionState::{Connected, SyncSource, VerifyS, VerifyT, WfConnection};
+        let old = connected();
+        let verifying = View { conn: VerifyS, ..old };
+        assert_eq!(wish(old, verifying).map(|view| view.conn), Ok(VerifyS));
+        for (conn, refusal) in [
+            (WfConnection, StateRefusal::NeedConnection),
+            (SyncSource, StateRefusal::ResyncRunning),
+            (VerifyT, StateRefusal::ResyncRunning),
+        ] {
+            assert_eq!(wish(View { conn, ..old }, verifying), Err(refusal), "{conn}");
+        }
+        for conn in [VerifyS, VerifyT] {
+            let during = View { conn, ..old };
+            let ours = View { disk: DiskState::Inconsistent, ..during };
+            let theirs = View { pdsk: DiskState::Inconsistent, ..during };
+            for worse in [ours, theirs] {
+                let stopped = View { conn: Connected, ..worse };
+                assert_eq!(transition(during, worse, RULES, Origin::Fact), Ok(stopped));
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::metadata_writer::Then;
 use super::refusal::Refusal;
 use super::settings::Fencing;
 use super::state::{Origin, View};
+use super::verify::Part;
 use super::{Resource, mutant};
 use crate::control::refusal::StateRefusal;
 use crate::model::ids::CommandId;
@@ -38,6 +39,7 @@ pub(super) enum Agreement {
     Disconnect(CommandId, Leaving),
     Invalidate(CommandId),
     InvalidateRemote(CommandId),
+    Verify(CommandId, Part),
 }
 
 impl Agreement {
@@ -47,7 +49,8 @@ impl Agreement {
             | Self::Detach(id)
             | Self::Disconnect(id, _)
             | Self::Invalidate(id)
-            | Self::InvalidateRemote(id) => *id,
+            | Self::InvalidateRemote(id)
+            | Self::Verify(id, _) => *id,
         }
     }
 }
@@ -169,6 +172,10 @@ impl Resource {
                 let begun = self.start_full_sync(volume, peer, ConnectionState::StartingSyncS);
                 self.answer(id, begun.map_err(Refusal::from));
             }
+            Agreement::Verify(id, part) => {
+                let begun = self.begin_verify(volume, peer, part);
+                self.answer(id, begun.map_err(Refusal::from));
+            }
         }
     }
 
@@ -203,7 +210,7 @@ impl Resource {
                 self.commands.disconnect_now.push(peer);
                 self.answer(id, Ok(()));
             }
-            Agreement::Invalidate(id) | Agreement::InvalidateRemote(id) => {
+            Agreement::Invalidate(id) | Agreement::InvalidateRemote(id) | Agreement::Verify(id, _) => {
                 let refusal = Refusal::state(StateRefusal::NeedConnection, "the connection was lost meanwhile");
                 self.answer(id, Err(refusal));
             }
@@ -231,7 +238,9 @@ impl Resource {
         }
         let old = self.view(volume, peer);
         let Some(new) = mirror(old, change) else { return StateRefusal::NotSupported.number() };
-        if let Some(refusal) = refusal_of_full_sync(old, new.conn) {
+        let wants_verify = old.conn != new.conn && new.conn == ConnectionState::VerifyT;
+        let unverified = wants_verify.then(|| self.refusal_of_verify(volume, peer)).flatten();
+        if let Some(refusal) = refusal_of_full_sync(old, new.conn).or(unverified) {
             return refusal.number();
         }
         // Our openers are no reason against a change of the peer's.
@@ -250,12 +259,15 @@ impl Resource {
         }
     }
 
-    /// Full syncs that the peer asked for begin here.
+    /// Full syncs and verifies that the peer asked for begin here.
     fn after_agreeing(&mut self, volume: usize, peer: usize) {
         let conn = self.view(volume, peer).conn;
         if matches!(conn, ConnectionState::StartingSyncS | ConnectionState::StartingSyncT) {
             // The rules have just let us into that state, so both disks are there.
             let _ = self.start_full_sync(volume, peer, conn);
+        }
+        if conn == ConnectionState::VerifyT && self.peers[peer].volumes[volume].verify.is_none() {
+            self.become_verify_target(volume, peer);
         }
     }
 
@@ -398,7 +410,8 @@ fn mirror(old: View, StateChange { mask, value }: StateChange) -> Option<View> {
             C::StartingSyncS => C::StartingSyncT,
             C::StartingSyncT => C::StartingSyncS,
             C::Disconnecting => C::TearDown,
-            C::VerifyS | C::VerifyT => return None,
+            C::VerifyS => C::VerifyT,
+            C::VerifyT => return None,
             conn => conn,
         };
     }

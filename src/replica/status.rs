@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Resource;
 use super::resync::{Resync, Side};
+use super::verify::{self, Verify};
 use crate::control::status::{
     PeerStatus, PeerVolumeStatus, ResourceStatus, ResyncSuspended, Suspended, SyncStatus, VolumeStatus,
 };
@@ -124,7 +125,8 @@ impl Resource {
         let view = self.view(volume, peer);
         let state = &self.peers[peer].volumes[volume];
         let resyncing = (self.target_asked(volume, peer).0, self.served(volume, peer).0);
-        let answering = self.unserved(volume, peer) + self.unacknowledged_ranges(volume, peer);
+        let (comparing, digesting) = self.open_comparisons(volume, peer);
+        let answering = self.unserved(volume, peer) + self.unacknowledged_ranges(volume, peer) + digesting;
         PeerVolumeStatus {
             number: self.volumes[volume].settings.number.0,
             replication: view.conn,
@@ -133,16 +135,20 @@ impl Resource {
             received_kib: state.sectors_received / 2,
             sent_kib: state.sectors_sent / 2,
             out_of_sync_kib: self.bits_left(volume, peer) * BLOCK_KIB,
-            pending: state.pending_acks + self.remote_pieces(volume, peer) + resyncing.0 + resyncing.1,
+            pending: state.pending_acks + self.remote_pieces(volume, peer) + resyncing.0 + resyncing.1 + comparing,
             unacked: state.unacked + self.peer_reads(volume, peer) + answering,
-            sync: state.resync.as_ref().map(|resync| self.sync_status(volume, peer, now, resync)),
+            sync: match (&state.resync, &state.verify) {
+                (_, Some(verify)) => Some(verify_status(now, verify)),
+                (Some(resync), None) => Some(self.sync_status(volume, peer, now, resync)),
+                (None, None) => None,
+            },
         }
     }
 
     fn sync_status(&self, volume: usize, peer: usize, now: Instant, resync: &Resync) -> SyncStatus {
         let left = self.bits_left(volume, peer).min(resync.total);
         let done = resync.total - left;
-        let (since, bits) = resync.oldest_mark();
+        let (since, bits) = resync.marks.oldest();
         let rate = rate_kib(bits.saturating_sub(left), now.since(since));
         let (elapsed, held) = (now.since(resync.started), resync.held(now));
         SyncStatus {
@@ -162,6 +168,30 @@ impl Resource {
             failed_kib: resync.failed * BLOCK_KIB,
             same_kib: resync.same * BLOCK_KIB,
         }
+    }
+}
+
+fn verify_status(now: Instant, verify: &Verify) -> SyncStatus {
+    let (total, left, done) = (verify.total(), verify.left(), verify.total() - verify.left());
+    let (since, before) = verify.marks.oldest();
+    let rate = rate_kib(before.saturating_sub(left), now.since(since));
+    let elapsed = now.since(verify.started);
+    SyncStatus {
+        done_percent: if total == 0 { 100.0 } else { done as f64 * 100.0 / total as f64 },
+        total_kib: total * BLOCK_KIB,
+        left_kib: left * BLOCK_KIB,
+        rate_kib_per_s: rate,
+        average_kib_per_s: rate_kib(done, elapsed),
+        want_kib_per_s: match &verify.side {
+            verify::Side::Source(source) => Some(source.controller.want_kib_per_s()),
+            verify::Side::Target(_) => None,
+        },
+        seconds_left: (left * BLOCK_KIB).checked_div(rate),
+        stalled: now.since(since) > STALLED_AFTER,
+        elapsed_ms: elapsed.as_millis() as u64,
+        paused_ms: 0,
+        failed_kib: verify.skipped * BLOCK_KIB,
+        same_kib: 0,
     }
 }
 

@@ -105,6 +105,9 @@ impl Resource {
             if let Some(target) = state.resync.as_mut().and_then(super::resync::Resync::target) {
                 target.controller.adopt(own);
             }
+            if let Some(source) = state.verify.as_mut().and_then(super::verify::Verify::source) {
+                source.controller.adopt(own);
+            }
             if self.view(volume, peer).conn >= ConnectionState::Connected {
                 let parameters = Packet::SyncParam(self.own_sync_parameters(volume, peer));
                 self.send(peer, Stream::Data, volume, &parameters);
@@ -120,6 +123,9 @@ impl Resource {
         state.told_resync = Some(told);
         if let Some(target) = state.resync.as_mut().and_then(super::resync::Resync::target) {
             target.controller.adopt(told);
+        }
+        if let Some(source) = state.verify.as_mut().and_then(super::verify::Verify::source) {
+            source.controller.adopt(told);
         }
         let (number, name) = (self.volumes[volume].settings.number, &self.peers[peer].settings.name);
         let pace = format!(

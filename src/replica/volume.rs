@@ -28,6 +28,8 @@ pub(super) enum Owner {
     PeerRead(usize),
     /// The first block of a range that we, the target, want to ask for.
     ResyncPending(u64),
+    /// A block that a verify compares.
+    Comparison(usize),
 }
 
 /// What a ticket was for.
@@ -52,6 +54,8 @@ pub(super) enum Pending {
     TargetChecksum(usize, u64, u64),
     /// Flush before resync writes are acknowledged: volume, peer, the resync's number.
     TargetFlush(usize, usize, u64),
+    /// A block of a verify.
+    Comparison(usize),
 }
 
 /// An attached (or failing) backing device.

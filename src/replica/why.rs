@@ -362,6 +362,19 @@ fn stand_alone(name: &str, peer: &PeerStatus) -> Explanation {
     explanation(fact, "a StandAlone node stays alone until it is told to connect", format!("shimai connect {name}"))
 }
 
+/// Marked blocks are copied from the node that was Primary when the connection ended: it has begun a generation then. Of two
+/// Secondaries none is newer, and they would connect again without a resync.
+fn repair(status: &ResourceStatus, peer: &PeerStatus) -> String {
+    let name = &status.name;
+    if status.role == Role::Primary || peer.role == Role::Primary {
+        return format!("shimai disconnect {name} && shimai connect {name}");
+    }
+    noted(
+        format!("primary {name} && shimai disconnect {name} && shimai connect {name}"),
+        &["on the node whose data is right"],
+    )
+}
+
 /// A volume towards a connected peer.
 fn replication(status: &ResourceStatus, peer: &PeerStatus, volume: &PeerVolumeStatus) -> Vec<Explanation> {
     use ConnectionState as C;
@@ -390,7 +403,7 @@ fn replication(status: &ResourceStatus, peer: &PeerStatus, volume: &PeerVolumeSt
         C::PausedSyncS | C::PausedSyncT => found.push(paused(peer, volume, direction, &target, &how_far)),
         C::VerifyS | C::VerifyT => found.push(explanation(
             format!("volume {number} is compared with {other}{how_far}"),
-            "an online verify reads both disks and marks what differs",
+            "an online verify reads both disks and marks what differs; it ends early with `verify --stop 0` where it was begun",
             None,
         )),
         C::Ahead | C::Behind => found.push(explanation(
@@ -405,8 +418,8 @@ fn replication(status: &ResourceStatus, peer: &PeerStatus, volume: &PeerVolumeSt
                     "{} KiB of volume {number} are marked as different from {other}, and no resync runs",
                     volume.out_of_sync_kib
                 ),
-                "marks of an online verify are resynchronised at the next connect",
-                format!("shimai disconnect {name} && shimai connect {name}"),
+                "an online verify marks what differs and repairs nothing; the next connect copies the marked blocks from the Primary",
+                repair(status, peer),
             )),
         _ => {}
     }
@@ -569,6 +582,8 @@ mod tests {
     fn marks_for_a_disk_that_is_gone_are_not_taken_for_those_of_a_verify() {
         let marked = ("/peers/0/volumes/0/out_of_sync_kib", json!(8));
         case(std::slice::from_ref(&marked), "marked as different", Some("disconnect data"));
+        let idle = (ROLE, json!("Secondary"));
+        case(&[marked.clone(), idle], "marked as different", Some("primary data && shimai disconnect data"));
         for lost in [(PEER_DISK, json!("Diskless")), (DISK, json!("Diskless"))] {
             let found = explain(&status(&[marked.clone(), lost]));
             assert!(found.iter().all(|one| !one.rule.contains("verify")), "{found:#?}");

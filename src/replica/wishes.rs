@@ -1,4 +1,4 @@
-//! What the peer wants to read of our disk: a diskless node's applications, and the target of a resync.
+//! What the peer wants to read of our disk: a diskless node's applications, the target of a resync, the source of a verify.
 //!
 //! A wish is a few bytes, its answer up to a megabyte. So only so many are begun that their answers fit in bounded memory; the
 //! others wait here, in their order, and the stream behind them is read on. (If it were not, two nodes that read from each
@@ -25,11 +25,17 @@ pub(super) enum Wish {
         /// "All zero" is a good answer.
         thin: bool,
     },
+    /// For a verify: its digest is enough.
+    Digest(BlockRequest),
 }
 
 impl Wish {
     pub(super) fn is_for_resync(&self) -> bool {
         matches!(self, Self::Resync { .. })
+    }
+
+    pub(super) fn is_for_verify(&self) -> bool {
+        matches!(self, Self::Digest(_))
     }
 }
 
@@ -47,6 +53,7 @@ impl Resource {
         {
             match wish {
                 Wish::Data(request) => self.on_data_request(volume, peer, request),
+                Wish::Digest(request) => self.on_verify_request(volume, peer, request),
                 Wish::Resync { request, digest, thin } => self.on_resync_request(volume, peer, request, digest, thin),
             }
         }

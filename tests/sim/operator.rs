@@ -41,6 +41,9 @@ pub(crate) struct Operator {
     first_promotion: bool,
     last_promotion: u64,
     stuck_since: Option<u64>,
+    /// When to ask for the next verify, and how many were asked for.
+    verify_at: u64,
+    verifies: usize,
     /// The side whose data goes, while a split brain is being cleaned up.
     loser: Option<usize>,
     /// Attaches since the node was last in sync: many mean that the peer's data contradicts.
@@ -64,6 +67,8 @@ impl Operator {
             first_promotion: true,
             last_promotion: 0,
             stuck_since: None,
+            verify_at: 0,
+            verifies: 0,
             loser: None,
             attaches: [0; 2],
             waiting: BTreeMap::new(),
@@ -132,8 +137,39 @@ impl World {
         self.clean_up();
         self.follow_plan();
         self.keep_a_primary();
+        self.verify_now_and_then();
         if self.healing {
             self.unstick();
+        }
+    }
+
+    /// Of disks that are the same a verify marks nothing: at the end nothing may be marked.
+    fn verify_now_and_then(&mut self) {
+        let Some(every) = self.profile.verifies else { return };
+        if self.healing {
+            return self.end_verifies();
+        }
+        if self.now < self.operator.verify_at {
+            return;
+        }
+        self.operator.verify_at = self.now + every;
+        self.operator.verifies += 1;
+        let number = self.operator.verifies;
+        let (node, volume) = (number % 2, number / 2 % self.volumes());
+        if self.facts(node, volume).is_some_and(|facts| facts.is_in_sync()) {
+            self.count("verifies");
+            let start = number.is_multiple_of(3).then_some(0);
+            self.command(node, Command::Verify { volume, start, stop: None });
+        }
+    }
+
+    fn end_verifies(&mut self) {
+        for node in 0..2 {
+            for volume in 0..self.volumes() {
+                if self.facts(node, volume).is_some_and(|facts| facts.connection == ConnectionState::VerifyS) {
+                    self.command(node, Command::Verify { volume, start: None, stop: Some(0) });
+                }
+            }
         }
     }
 

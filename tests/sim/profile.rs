@@ -158,6 +158,8 @@ pub(crate) struct Profile {
     pub(crate) handlers: BTreeMap<Handler, String>,
     /// What `fence-peer` answers, whatever is true; all others end with 0.
     pub(crate) fence_exit: Option<u8>,
+    /// The operator asks for a verify so often.
+    pub(crate) verifies: Option<u64>,
     pub(crate) peer: PeerSettings,
     pub(crate) volume: VolumeSettings,
 }
@@ -200,6 +202,7 @@ impl Profile {
             features: u32::MAX,
             handlers: BTreeMap::new(),
             fence_exit: Some(7),
+            verifies: None,
             peer: draw_peer(volumes > 1, rng),
             volume: draw_volume(large, rng),
         };
@@ -220,6 +223,16 @@ impl Profile {
         self.other_pace = rng.chance(200).then(|| draw_pace(rng));
         if rng.chance(150) {
             self.features = rng.below(16) as u32;
+        }
+        let every = rng.chance(300).then(|| rng.spread(500 * MILLISECOND, 8 * SECOND));
+        // A block that cannot be read is marked, and where the disk stays nothing takes that mark away.
+        let keeps_bad_disks = self.volume.on_io_error == OnIoError::PassOn
+            && [Fault::DiskError, Fault::BadSector].iter().any(|&fault| self.has(fault));
+        // Elsewhere a verify could not be ended before the world does.
+        let ends_early = self.peer.version_max >= 97 && self.peer.version_max != 100;
+        self.verifies = every.filter(|_| ends_early && !keeps_bad_disks);
+        if self.verifies.is_some() {
+            self.peer.verify_alg = "crc32c".into();
         }
         self.draw_fencing();
     }
@@ -252,6 +265,7 @@ impl Profile {
         profile.faults.clear();
         profile.handlers.clear();
         profile.peer.fencing = Fencing::DontCare;
+        profile.verifies = None;
         profile.load.gap = 0;
         profile.horizon = u64::MAX / 4;
         profile.wire.window = profile.wire.window.max(1 << 16);

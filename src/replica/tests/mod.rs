@@ -10,6 +10,7 @@ mod fencing;
 mod handlers;
 mod resync;
 mod rules;
+mod verify;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};

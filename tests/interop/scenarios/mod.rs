@@ -6,6 +6,7 @@ mod migration;
 mod resync;
 mod soak;
 mod split_brain;
+mod verify;
 mod writes;
 
 use crate::pair::{Lab, Side};
@@ -77,4 +78,7 @@ pub(crate) const TABLE: &[Row] = both_ways![
     "an old disk changes hands" migration::old_disk,
     "a crashed Primary's disk changes hands" migration::crashed_disk,
     "everything at random" soak::soak,
+    "online verify with planted differences" verify::planted_differences,
+    "online verify of a part under load" verify::a_part_under_load,
+    "online verify without an algorithm" verify::without_an_algorithm,
 ];

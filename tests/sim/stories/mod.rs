@@ -7,6 +7,7 @@ mod last_words;
 mod meeting;
 mod operator;
 mod resync;
+mod verify;
 mod writes;
 
 use shimai::model::state::{ConnectionState, DiskState, Role};
