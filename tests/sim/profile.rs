@@ -224,7 +224,9 @@ impl Profile {
         if rng.chance(150) {
             self.features = rng.below(16) as u32;
         }
-        let every = rng.chance(300).then(|| rng.spread(500 * MILLISECOND, 8 * SECOND));
+        // Each block of a verify is some ten events: seldom, and not of much.
+        let is_small = self.device_bytes.iter().sum::<u64>() <= 16 << 20;
+        let every = (is_small && rng.chance(150)).then(|| rng.spread(3 * SECOND, 10 * SECOND));
         // A block that cannot be read is marked, and where the disk stays nothing takes that mark away.
         let keeps_bad_disks = self.volume.on_io_error == OnIoError::PassOn
             && [Fault::DiskError, Fault::BadSector].iter().any(|&fault| self.has(fault));
