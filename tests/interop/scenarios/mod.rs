@@ -1,5 +1,6 @@
 //! What two nodes do together, each thing with either of them as the one that acts.
 
+mod fencing;
 mod meeting;
 mod resync;
 mod writes;
@@ -38,6 +39,8 @@ pub(crate) const TABLE: &[Row] = both_ways![
     "roles and partings" meeting::roles_and_partings,
     "a second Primary" meeting::second_primary,
     "failover" meeting::failover,
+    "partings with fencing" fencing::partings,
+    "frozen until the peer is back" fencing::frozen_and_back,
     "protocol A" writes::protocol_a,
     "protocol B" writes::protocol_b,
     "protocol C" writes::protocol_c,
