@@ -153,6 +153,27 @@ fn a_peer_that_took_over_makes_no_split_brain_of_a_frozen_primary() {
     assert_eq!(scene.generations().current.masked(), COMMON.masked());
 }
 
+/// It would not understand why bits count between equal generations: it meets another one at the next attempt.
+#[test]
+fn an_older_peer_follows_a_frozen_primary_under_a_new_generation() {
+    let (mut scene, write) = frozen();
+    scene.cut_again();
+    scene.order(Command::Connect { discard_my_data: false });
+    let features = Features::TRIM;
+    scene.say(Stream::Data, &Packet::ConnectionFeatures(ConnectionFeatures { features, ..ConnectionFeatures::OURS }));
+    assert!(scene.state().conn < ConnectionState::WfReportParams, "this attempt has ended");
+    let generations = scene.generations();
+    assert_ne!(generations.current.masked(), COMMON.masked());
+    assert_eq!(generations.bitmap[0].masked(), COMMON.masked(), "the bits count from what the peer has");
+    assert_eq!((replied(&scene, write), is_suspended(&scene)), (None, true));
+    // The next one is not turned away.
+    scene.cut_again();
+    scene.order(Command::Connect { discard_my_data: false });
+    scene.say(Stream::Data, &Packet::ConnectionFeatures(ConnectionFeatures { features, ..ConnectionFeatures::OURS }));
+    assert_eq!(scene.state().conn, ConnectionState::WfReportParams);
+    assert_eq!(scene.generations().current, generations.current);
+}
+
 #[test]
 fn a_promotion_without_the_peer_asks_first() {
     for (exit, expected) in [(Some(4), true), (Some(5), true), (Some(7), true), (Some(6), false), (Some(1), false)] {

@@ -1,6 +1,7 @@
 //! What two nodes do together, each thing with either of them as the one that acts.
 
 mod events;
+mod fencing;
 mod meeting;
 mod migration;
 mod resync;
@@ -44,6 +45,8 @@ pub(crate) const TABLE: &[Row] = both_ways![
     "a second Primary" meeting::second_primary,
     "failover" meeting::failover,
     "events" events::told_alike,
+    "partings with fencing" fencing::partings,
+    "frozen until the peer is back" fencing::frozen_and_back,
     "protocol A" writes::protocol_a,
     "protocol B" writes::protocol_b,
     "protocol C" writes::protocol_c,
