@@ -106,13 +106,13 @@ fn a_dumped_configuration_brings_the_pair_up() {
 
 #[test]
 fn lint_names_the_place_of_what_has_no_effect() {
-    let cluster = Cluster::new(Options { net: vec!["always-asbp yes", "use-rle yes"], ..Options::default() });
+    let cluster = Cluster::new(Options { net: vec!["tcp-cork no", "use-rle yes"], ..Options::default() });
     let text = fs::read_to_string(cluster.a.config()).expect("the harness wrote it");
-    let line = text.lines().position(|line| line.contains("always-asbp")).expect("it stands there") + 1;
+    let line = text.lines().position(|line| line.contains("tcp-cork")).expect("it stands there") + 1;
     let file = cluster.a.config();
-    let expected = format!("{}:{line}:9: always-asbp in section net has no effect yet", file.display());
+    let expected = format!("{}:{line}:9: tcp-cork in section net has no effect yet", file.display());
     let remarks = cluster.a.ok(&["lint", RESOURCE]);
-    assert_eq!(remarks.lines().filter(|remark| remark.contains("always-asbp")).collect::<Vec<_>>(), [expected]);
+    assert_eq!(remarks.lines().filter(|remark| remark.contains("tcp-cork")).collect::<Vec<_>>(), [expected]);
     assert!(!remarks.contains("use-rle"), "{remarks}");
 }
 
