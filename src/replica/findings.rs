@@ -98,7 +98,7 @@ mod tests {
             let mut runs: Vec<_> =
                 order.into_iter().flat_map(|block| findings.note(100 + block, differs(block))).collect();
             assert_eq!(findings.next(), 107);
-            assert_eq!(runs, vec![101..104], "{order:?}");
+            assert_eq!(runs, vec![Range { start: 101, end: 104 }], "{order:?}");
             runs.extend(findings.close());
             assert_eq!(runs, [101..104, 106..107], "{order:?}");
             assert_eq!((findings.judged(), findings.differing()), (7, 4));

@@ -12,6 +12,9 @@ use shimai::replica::event::{Command, DeviceFacts};
 use crate::profile::{Fault, MILLISECOND, Profile, SECOND, name};
 use crate::world::{Happening, World};
 
+/// Sectors that one verify compares.
+const VERIFIED_SECTORS: u64 = 2000;
+
 /// Something to be done as soon as it is possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
@@ -158,8 +161,12 @@ impl World {
         let (node, volume) = (number % 2, number / 2 % self.volumes());
         if self.facts(node, volume).is_some_and(|facts| facts.is_in_sync()) {
             self.count("verifies");
-            let start = number.is_multiple_of(3).then_some(0);
-            self.command(node, Command::Verify { volume, start, stop: None });
+            // Around one of the places that are written; all of it would be all that happens in a large world.
+            let hot = &self.profile.load.hot;
+            let place = hot.get(number % hot.len().max(1)).copied().unwrap_or(0);
+            let start = place.saturating_sub(VERIFIED_SECTORS / 2);
+            let stop = Some(start + VERIFIED_SECTORS);
+            self.command(node, Command::Verify { volume, start: Some(start), stop });
         }
     }
 
