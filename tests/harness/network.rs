@@ -23,7 +23,7 @@ impl Network {
     /// Makes namespaces with the addresses 10.77.0.1 and 10.77.0.2.
     pub(crate) fn new() -> Self {
         static SWEPT: Once = Once::new();
-        SWEPT.call_once(sweep);
+        SWEPT.call_once(|| sweep(PREFIX));
         let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let network = Self { namespaces: ["a", "b"].map(|side| format!("{PREFIX}{process}-{number}-{side}")) };
         let [a, b] = &network.namespaces;
@@ -101,11 +101,11 @@ fn ip(arguments: &[&str]) {
     run(tool("ip").args(arguments));
 }
 
-/// Removes namespaces of test processes that were killed.
-fn sweep() {
+/// Removes namespaces of test processes that were killed: what begins so, and goes on with their process ids.
+pub(crate) fn sweep(prefix: &str) {
     for line in run(tool("ip").args(["netns", "list"])).lines() {
         let name = line.split(' ').next().unwrap_or_default();
-        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        let process = name.strip_prefix(prefix).and_then(|rest| rest.split('-').next());
         if process.is_some_and(|process| !std::path::Path::new("/proc").join(process).exists()) {
             let _ = super::tools::output(tool("ip").args(["netns", "del", name]));
         }

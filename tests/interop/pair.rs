@@ -9,7 +9,7 @@ use crate::harness::configuration::{Files, Format, MetaDisk, Options, RESOURCE};
 use crate::harness::disks::{first_difference, make_sparse};
 use crate::harness::drbdmeta::Place as MetadataPlace;
 use crate::harness::nbd::Nbd;
-use crate::harness::network::inside;
+use crate::harness::network::{inside, sweep};
 use crate::harness::tools::{output, run, tool};
 use crate::harness::wait::{LONG, until};
 use crate::image::Image;
@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 pub(crate) const DEVICE: &str = "/dev/drbd0";
 const DISK_MIB: u64 = 64;
 const INTERFACE: &str = "wire0";
+/// Begins the name of the namespace and of the folder; the process id follows in the first.
+const PREFIX: &str = "shimai-interop-";
 
 /// One of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +77,9 @@ impl Lab {
     /// Builds the image and boots the machine.
     pub(crate) fn new() -> Self {
         crate::harness::tools::assert_root();
-        let folder = tempfile::Builder::new().prefix("shimai-interop-").tempdir().expect("there is room for a folder");
-        let namespace = format!("shimai-interop-{}", std::process::id());
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("there is room for a folder");
+        sweep(PREFIX);
+        let namespace = format!("{PREFIX}{}", std::process::id());
         ip(&["netns", "add", &namespace]);
         ip(&["-n", &namespace, "link", "set", "lo", "up"]);
         ip(&["-n", &namespace, "tuntap", "add", INTERFACE, "mode", "tap"]);
