@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use super::node::Node;
 use super::problem::Problem;
 use super::server::Out;
 use crate::control::status::ResourceStatus;
-use crate::control::status::events::{EventOptions, changes, initial, timestamp};
+use crate::control::status::events::{EventOptions, changes, initial};
 use crate::control::{Request, Response};
 use crate::io::clock;
 
@@ -54,5 +56,34 @@ async fn say(lines: Vec<String>, request: &Request, out: &Out) {
     let now = timestamp(clock::time_of_day());
     for line in lines {
         out.say(Response::Text(if request.options.timestamps { format!("{now} {line}") } else { line })).await;
+    }
+}
+
+/// When a line was made, as it stands before the line: `2026-09-29T14:15:11.400926+00:00`.
+fn timestamp(since_1970: Duration) -> String {
+    let then = OffsetDateTime::UNIX_EPOCH + since_1970;
+    let ((year, month, day), (hour, minute, second, micros)) = (then.to_calendar_date(), then.to_hms_micro());
+    let month = u8::from(month);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}+00:00")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_date_in_utc() {
+        let rows = [
+            (0, 0, "1970-01-01T00:00:00.000000+00:00"),
+            (951_782_400, 7, "2000-02-29T00:00:00.000007+00:00"),
+            (951_868_799, 999_999, "2000-02-29T23:59:59.999999+00:00"),
+            (951_868_800, 0, "2000-03-01T00:00:00.000000+00:00"),
+            (1_790_691_311, 400_926, "2026-09-29T14:15:11.400926+00:00"),
+            (4_107_542_399, 0, "2100-02-28T23:59:59.000000+00:00"),
+            (4_107_542_400, 0, "2100-03-01T00:00:00.000000+00:00"),
+        ];
+        for (seconds, micros, expected) in rows {
+            assert_eq!(timestamp(Duration::from_secs(seconds) + Duration::from_micros(micros)), expected);
+        }
     }
 }

@@ -46,33 +46,6 @@ pub fn changes(before: &[ResourceStatus], after: &[ResourceStatus], options: Eve
     lines
 }
 
-/// When a line was made, as it stands before the line: `2026-09-29T14:15:11.400926+00:00`.
-#[must_use]
-pub fn timestamp(since_1970: core::time::Duration) -> String {
-    let seconds = since_1970.as_secs();
-    let (year, month, day) = date(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let micros = since_1970.subsec_micros();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}+00:00")
-}
-
-/// Year, month and day of the Gregorian calendar, so many days after the first of January 1970.
-fn date(days: u64) -> (u64, u64, u64) {
-    /// Of four hundred years, after which the calendar repeats.
-    const CYCLE_DAYS: u64 = 146_097;
-    /// From the first of March of the year 0 to 1970; years that begin in March have their leap day last.
-    const OFFSET_DAYS: u64 = 719_468;
-    let days = days + OFFSET_DAYS;
-    let (cycle, day) = (days / CYCLE_DAYS, days % CYCLE_DAYS);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (year * 365 + year / 4 - year / 100);
-    // Five months from March on have 153 days, again and again.
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    (cycle * 400 + year + next, month, day)
-}
-
 /// Something that lines are about.
 struct Object {
     /// What it is and how it is called.
@@ -280,7 +253,6 @@ mod tests {
     use super::super::samples::{pair, second_volume, syncing};
     use super::*;
     use crate::model::state::ConnectionState;
-    use core::time::Duration;
 
     const PLAIN: EventOptions = EventOptions { statistics: false, full: false };
     const STATISTICS: EventOptions = EventOptions { statistics: true, full: false };
@@ -442,21 +414,5 @@ mod tests {
             status.peers[0].volumes[0].peer_disk = DiskState::Unknown;
         };
         assert_eq!(score(alone), (false, 0));
-    }
-
-    #[test]
-    fn a_time_is_a_date_in_utc() {
-        let rows = [
-            (0, 0, "1970-01-01T00:00:00.000000+00:00"),
-            (951_782_400, 7, "2000-02-29T00:00:00.000007+00:00"),
-            (951_868_799, 999_999, "2000-02-29T23:59:59.999999+00:00"),
-            (951_868_800, 0, "2000-03-01T00:00:00.000000+00:00"),
-            (1_790_691_311, 400_926, "2026-09-29T14:15:11.400926+00:00"),
-            (4_107_542_399, 0, "2100-02-28T23:59:59.000000+00:00"),
-            (4_107_542_400, 0, "2100-03-01T00:00:00.000000+00:00"),
-        ];
-        for (seconds, micros, expected) in rows {
-            assert_eq!(timestamp(Duration::from_secs(seconds) + Duration::from_micros(micros)), expected);
-        }
     }
 }
