@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
+use calendar::OffsetDateTime;
 
 use super::node::Node;
 use super::problem::Problem;
