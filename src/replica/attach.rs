@@ -356,18 +356,25 @@ impl Resource {
 
     /// A diskless Primary shows its applications one generation; only that one may be attached.
     pub(super) fn may_show(&self, volume: usize) -> Result<(), Refusal> {
-        let state = &self.volumes[volume];
-        let disk = state.disk.as_ref().expect("attached");
-        let own = disk.superblock.generations.current;
         let connected = (0..self.peers.len()).any(|peer| self.view(volume, peer).pdsk == DiskState::UpToDate);
-        let other = !state.exposed.is_none() && !state.exposed.same_as(own);
-        if self.role == Role::Primary && !connected && (other || state.left_behind) {
-            return Err(Refusal::configuration(
-                ConfigurationRefusal::DataNotCurrent,
-                format!("this disk has generation {own}, applications saw {}", state.exposed),
-            ));
+        if connected || !self.is_passed_by(volume) {
+            return Ok(());
         }
-        Ok(())
+        let state = &self.volumes[volume];
+        let own = state.disk.as_ref().expect("attached").superblock.generations.current;
+        Err(Refusal::configuration(
+            ConfigurationRefusal::DataNotCurrent,
+            format!("this disk has generation {own}, applications saw {}", state.exposed),
+        ))
+    }
+
+    /// Whether our applications have seen what the disk, which was away, lacks: it serves nobody before it has been compared
+    /// with a disk that has it.
+    pub(super) fn is_passed_by(&self, volume: usize) -> bool {
+        let state = &self.volumes[volume];
+        let own = state.disk.as_ref().expect("attached").superblock.generations.current;
+        let other = !state.exposed.is_none() && !state.exposed.same_as(own);
+        self.role == Role::Primary && (other || state.left_behind)
     }
 
     fn agreed_sectors(

@@ -373,8 +373,16 @@ impl Resource {
         if theirs.conn == C::Ahead {
             new.conn = C::Behind;
         }
+        let is_compared = theirs.disk >= DiskState::Negotiating;
+        if new.disk == DiskState::Negotiating && !is_compared && self.is_passed_by(volume) {
+            let sentence =
+                "the disk that is being attached is old, and the one that it was to be compared with is gone";
+            self.log(LogLevel::Error, sentence);
+            self.fail_disk(volume);
+            new.disk = self.view(volume, peer).disk;
+        }
         // A word that the peer said before it heard of our disk decides nothing about it.
-        let comparable = theirs.disk >= DiskState::Negotiating && old.conn >= C::Connected;
+        let comparable = is_compared && old.conn >= C::Connected;
         let waits = comparable && self.peers[peer].volumes[volume].uuids.is_none();
         if new.disk == DiskState::Negotiating && matches!(new.conn, C::Connected | C::WfBitMapS) && !waits {
             new.disk = self.volumes[volume].remembered;
@@ -383,7 +391,7 @@ impl Resource {
             new.pdsk = DiskState::Diskless;
         }
         let origin = if old.conn < C::Connected && new.conn >= C::Connected { Origin::Wish } else { Origin::Fact };
-        if new.conn >= C::Connected && old.disk == DiskState::Negotiating {
+        if new.conn >= C::Connected && old.disk == DiskState::Negotiating && is_compared {
             // The handshake has compared: a resync brings what our disk missed.
             self.volumes[volume].left_behind = false;
         }

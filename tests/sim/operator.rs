@@ -458,7 +458,9 @@ impl World {
             facts.disk < DiskState::UpToDate && facts.peer_disk < DiskState::UpToDate && facts.is_connected()
         });
         // A forced promotion that did not get further than its generation: neither disk can be the source of the other.
-        let apart = facts.iter().flatten().all(|facts| facts.disk == DiskState::Inconsistent && !facts.is_connected());
+        // The one that would be target may not have heard that the other one has refused.
+        let apart = facts.iter().flatten().all(|facts| facts.disk == DiskState::Inconsistent)
+            && facts.iter().flatten().any(|facts| !facts.is_connected());
         let stuck = both && (together || apart);
         if !stuck {
             self.operator.stuck_since = None;

@@ -208,3 +208,46 @@ fn an_old_disk_that_is_attached_at_the_peer_of_a_primary_without_one_serves_nobo
         story.end();
     }
 }
+
+/// A Primary without a disk attaches its old one, and the peer's goes before they are compared: what only that one has would
+/// be missing.
+#[test]
+fn an_old_disk_is_not_taken_for_good_because_the_one_to_compare_with_is_gone() {
+    for (seed, writes) in (330..336).flat_map(|seed| [(seed, true), (seed, false)]) {
+        let mut story = Story::serving(Profile::plain(seed, 16));
+        story.write(0, 0, 8);
+        story.until_answered();
+        story.take_disk(0);
+        if writes {
+            story.write(0, 0, 8);
+            // Confirmed, or the peer would part as its disk goes.
+            story.world.flush(0, 0);
+            story.until_answered();
+        }
+        let (link, side) = story.world.network.link_of(1, false).expect("it is connected");
+        let set_deaf = |story: &mut Story, deaf| {
+            if let Some(link) = story.world.network.links.get_mut(&link) {
+                link.ends[side].deaf = deaf;
+            }
+        };
+        set_deaf(&mut story, true);
+        story.world.attach(0, 0);
+        story.until_disk(0, DiskState::Negotiating);
+        story.take_disk(1);
+        story.until("told", |world| world.facts(0, 0).is_some_and(|facts| facts.peer_disk < DiskState::Inconsistent));
+        story.run_for(100 * MILLISECOND);
+        let disk = story.facts(0).disk;
+        if writes {
+            story.expect(disk < DiskState::Inconsistent, "it is given back");
+        } else {
+            story.expect(disk == DiskState::UpToDate, "nothing has passed it by");
+        }
+        set_deaf(&mut story, false);
+        story.run_for(100 * MILLISECOND);
+        story.world.attach(1, 0);
+        story.run_for(500 * MILLISECOND);
+        story.until_device_free(0);
+        story.world.attach(0, 0);
+        story.end();
+    }
+}
